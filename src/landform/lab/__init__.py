@@ -1,0 +1,1 @@
+"""The laboratory: plans, runs, stores, judges and reports studies."""

@@ -1,0 +1,1 @@
+"""One file a paper. ``studies/some_slug.py`` holds the study of the paper ``some-slug`` as its ``study``."""
