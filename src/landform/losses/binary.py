@@ -79,7 +79,7 @@ def reduce(values: Float[Tensor, "*batch"], reduction: Reduction) -> Tensor:
 
 
 class MarginLoss(nn.Module, ABC):
-    """A fixed loss of the margin: forward(f, t) is the reduced phi(y f), where y in {-1, +1} is given by the targets.
+    """A loss of the margin: forward(f, t) is the reduced phi(y f), where y in {-1, +1} is given by the targets.
 
     Arguments:
         reduction: ``"mean"`` over samples (default), ``"sum"``, or ``"none"`` for a value a sample.

@@ -16,10 +16,18 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from landform.losses.binary import Reduction, TargetFormat, check_choice, check_scores, reduce, signed_margins
+from landform.losses.binary import (
+    MarginLoss,
+    Reduction,
+    TargetFormat,
+    check_choice,
+    check_scores,
+    reduce,
+    signed_margins,
+)
 
 Draw = Callable[[int, torch.Generator | None], Tensor]
 Distribution = Literal["boxcox", "exponential"]
@@ -121,7 +129,7 @@ def is_calibrated_sequence(margins: Float[Tensor, "*batch n"], derivatives: Floa
     return not calibration_violations(margins, derivatives).any()
 
 
-class EnsLoss(nn.Module):
+class EnsLoss(MarginLoss):
     """A new random calibrated loss at every call: a drop-in regulariser for over-parametrised binary classifiers.
 
     With margins m_i = y_i f(x_i), y_i in {-1, +1}, and slopes g from :func:`calibrated_derivatives`, forward returns::
@@ -171,11 +179,9 @@ class EnsLoss(nn.Module):
         target_format: TargetFormat = "zero_one",
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(reduction=reduction, target_format=target_format)
         if not callable(distribution):
             check_choice("distribution", distribution, get_args(Distribution))
-        check_choice("reduction", reduction, get_args(Reduction))
-        check_choice("target_format", target_format, get_args(TargetFormat))
         for name, value in {"clip": clip, "tail_start": tail_start, "tail_power": tail_power}.items():
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"{name}={value}: must be positive and finite")
@@ -183,8 +189,6 @@ class EnsLoss(nn.Module):
             raise ValueError(f"eps={eps}: must be finite and at least zero")
         self.distribution = distribution
         self.clip, self.tail_start, self.tail_power, self.eps = clip, tail_start, tail_power, eps
-        self.reduction: Reduction = reduction
-        self.target_format: TargetFormat = target_format
         self.generator = generator
         self.boxcox_lambda = boxcox_lambda
 
@@ -216,8 +220,11 @@ class EnsLoss(nn.Module):
             return inverse_box_cox(normal, self.boxcox_lambda).to(like.device)
         return torch.empty(like.shape, dtype=like.dtype, device=device).exponential_(generator=self.generator).to(like)
 
-    def surrogate(self, margins: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        """The terms g m of freshly drawn losses along the last dimension; in ``eval()`` mode logistic losses."""
+    def phi(self, margins: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """The terms g m of freshly drawn losses, one along the last dimension; logistic losses in ``eval()`` mode.
+
+        ``torch.func.vmap`` does not reach the generator: give it draws, with :func:`calibrated_derivatives`.
+        """
         if not self.training:
             return -F.logsigmoid(margins)
         slopes = calibrated_derivatives(
@@ -232,7 +239,7 @@ class EnsLoss(nn.Module):
 
     def forward(self, scores: Float[Tensor, "*batch"], targets: Shaped[Tensor, "*batch"]) -> Tensor:
         margins = signed_margins(scores, targets, self.target_format)
-        return reduce(self.surrogate(margins.flatten()).reshape(margins.shape), self.reduction)
+        return reduce(self.phi(margins.flatten()).reshape(margins.shape), self.reduction)
 
     def extra_repr(self) -> str:
         return (
@@ -382,10 +389,10 @@ class MulticlassEnsLoss(EnsLoss):
             raise ValueError(f"targets contain {targets[outside][0].item()}: must be in 0..{logits.shape[1] - 1}")
         targets = targets.long()
         if self.scheme == "one_vs_rest":
-            terms = self.surrogate(one_vs_rest_margins(logits, targets).T).T
+            terms = self.phi(one_vs_rest_margins(logits, targets).T).T
         else:
             margins = pairwise_margins(logits, targets)
-            terms = self.surrogate(margins.flatten()).reshape(margins.shape)
+            terms = self.phi(margins.flatten()).reshape(margins.shape)
         return reduce(terms.mean(1), self.reduction)
 
     def extra_repr(self) -> str:
