@@ -1,0 +1,52 @@
+"""Learning-rate schedules: pure shapes on progress, and PyTorch schedulers that lay them over a budget of updates."""
+
+from landform.optim.schedules.base import Schedule, ShapedSchedule, lr_factor
+from landform.optim.schedules.classic import (
+    REX,
+    Constant,
+    Cosine,
+    CyclicTriangular,
+    Exponential,
+    Linear,
+    OneCycle,
+    Polynomial,
+    StepDecay,
+    constant_factor,
+    cosine_factor,
+    cyclic_triangular_factor,
+    exponential_factor,
+    linear_factor,
+    one_cycle_factor,
+    polynomial_factor,
+    rex_factor,
+    step_factor,
+)
+from landform.optim.schedules.uba import UBAPhases, UBASchedule, phi_from_condition_number, uba_factor
+
+__all__ = [
+    "REX",
+    "Constant",
+    "Cosine",
+    "CyclicTriangular",
+    "Exponential",
+    "Linear",
+    "OneCycle",
+    "Polynomial",
+    "Schedule",
+    "ShapedSchedule",
+    "StepDecay",
+    "UBAPhases",
+    "UBASchedule",
+    "constant_factor",
+    "cosine_factor",
+    "cyclic_triangular_factor",
+    "exponential_factor",
+    "linear_factor",
+    "lr_factor",
+    "one_cycle_factor",
+    "phi_from_condition_number",
+    "polynomial_factor",
+    "rex_factor",
+    "step_factor",
+    "uba_factor",
+]
