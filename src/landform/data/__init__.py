@@ -1,6 +1,10 @@
 """What goes in: embedded worlds that need no download, and the user's own files, as tensors."""
 
-from landform.data.split import Split, merge
+from landform.data.contact import contact_sheet
+from landform.data.corpus import windows
+from landform.data.jitter import affine_jitter
+from landform.data.split import Split, merge, standardise
 from landform.data.uris import load
+from landform.data.worlds import World, worlds
 
-__all__ = ["Split", "load", "merge"]
+__all__ = ["Split", "World", "affine_jitter", "contact_sheet", "load", "merge", "standardise", "windows", "worlds"]

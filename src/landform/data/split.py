@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -113,6 +114,32 @@ def merge(*splits: Split) -> Split:
     )
 
 
+def standardise(train: Split, *others: Split) -> tuple[Split, ...]:
+    """Tables with every column centred and scaled by the mean and standard deviation it has in ``train``.
+
+    x_j -> (x_j - mean_j) / sd_j with sd^2 the mean squared deviation, computed in float64. A column that is constant in
+    ``train`` carries nothing that could be learned and becomes 0 everywhere.
+
+    Raises:
+        ValueError: an empty training table, something that is not a table, or tables of different widths.
+
+    >>> train = Split(torch.tensor([[1.0, 5.0], [3.0, 5.0]]), torch.tensor([0, 1]))
+    >>> standardise(train)[0].x
+    tensor([[-1., 0.], [ 1., 0.]])
+    """
+    for number, split in enumerate((train, *others), start=1):
+        if split.x.ndim != 2 or not split.x.is_floating_point():
+            raise ValueError(f"split {number} has x of {split.x.dtype} {tuple(split.x.shape)}; a table is float (N, D)")
+        if split.x.shape[1] != train.x.shape[1]:
+            raise ValueError(f"split {number} has {split.x.shape[1]} columns, the training split {train.x.shape[1]}")
+    if not len(train):
+        raise ValueError("the training split is empty: it has no mean")
+    x = train.x.double()
+    mean, sd = x.mean(dim=0), x.std(dim=0, correction=0)
+    weight = torch.where(x.amax(dim=0) > x.amin(dim=0), 1 / sd, 0.0)
+    return tuple(replace(s, x=((s.x.double() - mean) * weight).to(s.x.dtype)) for s in (train, *others))
+
+
 def holdout(groups: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Positions of a training and a test part, stratified: of every group the same fraction is held out.
 
@@ -122,8 +149,8 @@ def holdout(groups: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]
     Raises:
         ValueError: a fraction outside (0, 1).
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"test_fraction={fraction}: must lie between 0 and 1, both excluded")
+    if not isinstance(fraction, float) or not 0 < fraction < 1:
+        raise ValueError(f"test_fraction={fraction!r}: must lie between 0 and 1, both excluded")
     shuffled = torch.randperm(len(groups), generator=torch.Generator().manual_seed(seed))
     order = shuffled[groups[shuffled].argsort(stable=True)]
     _, member, sizes = groups.unique(return_inverse=True, return_counts=True)
@@ -142,12 +169,17 @@ def divide(whole: Split, fraction: float, seed: int) -> dict[str, Split]:
     return {"train": whole[train], "test": whole[test]}
 
 
+def check_count(name: str, value: object, least: int) -> None:
+    """Refuse an option ``name`` that is not a whole number of at least ``least``."""
+    if not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r}: must be a whole number, at least {least}")
+
+
 def first_of(count: int, limit: int | None, seed: int) -> Tensor:
     """Positions of ``limit`` samples of ``count``: the first of a permutation that ``seed`` draws; all when None."""
     if limit is None:
         return torch.arange(count)
-    if limit < 1:
-        raise ValueError(f"limit={limit}: must be at least 1, or None for all samples")
+    check_count("limit", limit, 1)
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit]
 
 
