@@ -20,6 +20,7 @@ LAYERS = [
     {"study"},
     {"studies"},
     {"lab"},
+    {"terminal"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
