@@ -93,11 +93,12 @@ class Run:
     """The little that a trial needs from the laboratory. ``Run()`` alone is enough to call a trial by hand.
 
     ``device`` is where to compute. ``folder`` survives a kill: long trainings keep their checkpoints there.
-    ``chosen`` maps an arm to the setting that the tuning seeds chose for it; it is empty on a tuning seed.
+    ``chosen`` maps each arm that has settings to the one that the tuning seeds chose; it is None while settings are
+    open: on a tuning seed, in a study without tuning seeds, and by hand.
     """
 
     device: str = "cpu"
-    chosen: Mapping[str, str] = field(default_factory=dict)
+    chosen: Mapping[str, str] | None = None
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     on_progress: Callable[[float, str], None] = lambda fraction, note: None
     work: Path | None = None
@@ -113,17 +114,24 @@ class Run:
     @property
     def tuning(self) -> bool:
         """Whether hyper-parameters are still open: every setting is to be measured."""
-        return not self.chosen
+        return self.chosen is None
 
     def settings(self, arm: str, grid: Sequence[Setting]) -> Sequence[Setting]:
-        """The hyper-parameter values that ``arm`` is to be run with: the whole ``grid`` on a tuning seed, and on a
-        reported seed only the value that the tuning seeds chose. Records carry the value as ``setting=str(value)``.
+        """The hyper-parameter values that ``arm`` is to be run with: the whole ``grid`` while settings are open, and
+        else only the value that the tuning seeds chose. Records carry the value as ``setting=str(value)``.
+
+        Raises:
+            KeyError: the arm recorded no setting on the tuning seeds.
+            ValueError: what was chosen for it is not in ``grid``.
         """
-        if not self.chosen:
+        if self.chosen is None:
             return grid
         if arm not in self.chosen:
-            raise KeyError(f"arm {arm!r} was not measured on the tuning seeds, only {sorted(self.chosen)}")
-        return [value for value in grid if str(value) == self.chosen[arm]]
+            raise KeyError(f"arm {arm!r} recorded no setting on the tuning seeds, only {sorted(self.chosen)} did")
+        values = [value for value in grid if str(value) == self.chosen[arm]]
+        if not values:
+            raise ValueError(f"{self.chosen[arm]!r} was chosen for {arm!r}, but its grid is {list(grid)}")
+        return values
 
     def progress(self, done: float, total: float, note: str = "") -> None:
         """Tell how far the trial is."""
