@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -72,15 +72,19 @@ def arrange(
         picks |= {"train": Pick("train", train), "test": Pick("train", test)}
     elif test_fraction is not None:
         raise ValueError(
-            f"test_fraction={test_fraction}: the source has the parts {', '.join(targets)}; a test split is only taken "
-            "from a training part that stands without one"
+            f"test_fraction={test_fraction}: the source has the parts {', '.join(_in_order(targets))}; "
+            "a test split is only taken from a training part that stands without one"
         )
-    order = [*(name for name in NAMES if name in picks), *(name for name in picks if name not in NAMES)]
-    return {name: _first(picks[name], limit, seed) for name in order}
+    chosen = {}
+    for name in _in_order(picks):
+        part, index = picks[name].part, picks[name].index
+        chosen[name] = Pick(part, index[first_of(len(index), limit, seed)])
+    return chosen
 
 
-def _first(pick: Pick, limit: int | None, seed: int) -> Pick:
-    return Pick(pick.part, pick.index[first_of(len(pick.index), limit, seed)])
+def _in_order(names: Collection[str]) -> list[str]:
+    """Train, validation, test, and then what is called otherwise."""
+    return [*(name for name in NAMES if name in names), *(name for name in names if name not in NAMES)]
 
 
 def extra(module: str, scheme: str) -> ModuleType:

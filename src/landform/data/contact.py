@@ -86,7 +86,7 @@ def _mosaic(axes: Axes, tiles: Tensor, rows: list[str]) -> None:
     page = torch.full((height, side + gap, width, side + gap), torch.nan)
     page[:, :side, :, :side] = tiles.transpose(1, 2)
     picture = page.reshape(height * (side + gap), width * (side + gap))[:-gap, :-gap]
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     for row, name in enumerate(rows):
         place = (row * (side + gap) + side / 2) / picture.shape[0]
@@ -156,8 +156,8 @@ def _opening(train: Split) -> int:
 def _table(axes: Axes, table: str) -> None:
     whole = merge(*load(f"tabular:{table}").values())
     columns = whole.names["columns"]
-    x, y = (whole.x[:1500, columns.index(name)] for name in VIEWS[table])
-    target = whole.y[:1500]
+    x, y = (whole.x[:1500, columns.index(name)].numpy() for name in VIEWS[table])
+    target = whole.y[:1500].numpy()
     if whole.classes:
         colours: Any = np.array(COLOURS)[target]
         axes.scatter(x, y, s=5, c=colours, alpha=0.6, linewidths=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -175,15 +175,19 @@ def _select(everything: Arrays, scripts: list[str], typefaces: list[str]) -> Spl
     images = torch.from_numpy(everything["images"][keep])
     return Split(
         x=images.unsqueeze(1).to(torch.float32) / 255,
-        y=torch.tensor([number_of[code] for code in codes.tolist()], dtype=torch.int64),
+        y=_renumber(codes, number_of),
         classes=tuple(map(chr, characters)),
         fields={
-            "typeface": torch.tensor([typeface_of[t] for t in everything["typeface"][keep].tolist()]),
-            "script": torch.tensor([script_of[code] for code in codes.tolist()]),
+            "typeface": _renumber(everything["typeface"][keep], typeface_of),
+            "script": _renumber(codes, script_of),
             "codepoint": torch.from_numpy(codes).long(),
         },
         names={"typeface": tuple(typefaces), "script": tuple(scripts)},
     )
+
+
+def _renumber(values: NDArray[np.generic], number_of: Mapping[int, int]) -> Tensor:
+    return torch.tensor([number_of[value] for value in values.tolist()], dtype=torch.int64)
 
 
 def _parts(whole: Split, by: By, test_fraction: float, seed: int) -> tuple[Tensor, Tensor]:

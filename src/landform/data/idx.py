@@ -46,7 +46,8 @@ def idx(
     shapes = {array.shape[1:] for array in images.values()}
     if len(shapes) > 1:
         raise ValueError(f"{path}: the images of its parts differ in size: {' and '.join(map(str, sorted(shapes)))}")
-    classes = tuple(map(str, range(1 + max(int(target.max()) for target in targets.values() if len(target)))))
+    greatest = max((int(target.max()) for target in targets.values() if len(target)), default=-1)
+    classes = tuple(map(str, range(greatest + 1)))
 
     splits = {}
     for name, pick in arrange(targets, classes=True, test_fraction=test_fraction, limit=limit, seed=seed).items():
@@ -85,8 +86,10 @@ def _parse(file: BinaryIO, path: Path) -> NDArray[Any]:
         raise ValueError(f"{path}: the header ends within its {ndim} sizes")
     shape = struct.unpack(f">{ndim}I", header)
     size = math.prod(shape) * dtype.itemsize
-    # No more is read than there may be, whatever the header or a gzip stream would have us allocate.
-    values = file.read(min(size, 2**62) + 1)
+    # Piece by piece, and no more than there may be, whatever the header or a gzip stream would have us allocate.
+    values = bytearray()
+    while len(values) <= size and (piece := file.read(2**20)):
+        values += piece
     if len(values) != size:
         found = f"only {len(values)}" if len(values) < size else "more"
         raise ValueError(f"{path}: its sizes {shape} ask for {size} bytes of values, but there are {found}")
@@ -94,12 +97,12 @@ def _parse(file: BinaryIO, path: Path) -> NDArray[Any]:
 
 
 def _read_pair(file: Path) -> tuple[NDArray[np.uint8], torch.Tensor]:
+    label_file = _labels_beside(file)
     images = read_idx(file)
     if images.dtype != np.uint8 or images.ndim != 3:
         raise ValueError(
             f"{file}: holds {images.dtype} {images.shape}; images are unsigned bytes, (count, rows, columns)"
         )
-    label_file = _labels_beside(file)
     labels = read_idx(label_file)
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise ValueError(f"{label_file}: holds {labels.dtype} {labels.shape}; labels are integers, (count,)")

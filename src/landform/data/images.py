@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 GREY_MODES = frozenset({"1", "L", "LA", "I", "I;16", "I;16B", "I;16L"})
 # Images are handed to threads by so many, since a thread's errand costs more than one small image.
 ERRAND = 64
+ORIENTATION = ExifTags.Base.Orientation
 
 Size = int | tuple[int, int]
 
@@ -59,7 +60,7 @@ def decode(
         stop = start + ERRAND
         return [_decode(s, n, target, grayscale) for s, n in zip(sources[start:stop], names[start:stop], strict=True)]
 
-    with ThreadPoolExecutor(min(32, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         arrays = [array for done in pool.map(errand, range(0, len(sources), ERRAND)) for array in done]
     _check_equal(arrays, names)
     channels = max(len(array) for array in arrays)
@@ -74,14 +75,20 @@ def _decode(
     """One image as (channels, height, width), in units of 1/255."""
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            image: Image.Image = ImageOps.exif_transpose(file)
+            image: Image.Image = file
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                image = ImageOps.exif_transpose(image)
             grey = image.mode in GREY_MODES if grayscale is None else grayscale
-            image = _deep(image, name) if image.mode.startswith(("I", "F")) else image.convert("L" if grey else "RGB")
+            mode = "L" if grey else "RGB"
+            if image.mode.startswith(("I", "F")):
+                image = _deep(image, name)
+            elif image.mode != mode:
+                image = image.convert(mode)
+            if size is not None and image.size != size[::-1]:
+                image = image.resize(size[::-1], Image.Resampling.BILINEAR)
+            array = np.array(image)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} cannot be read as an image: {error}") from error
-    if size is not None and image.size != size[::-1]:
-        image = image.resize(size[::-1], Image.Resampling.BILINEAR)
-    array = np.asarray(image)
     planes = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
     return planes if grey else np.broadcast_to(planes, (3, *planes.shape[1:]))
 

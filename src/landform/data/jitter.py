@@ -27,10 +27,7 @@ def warp(
         TypeError: images that are not floating point.
         ValueError: shapes that do not fit.
     """
-    if not x.is_floating_point():
-        raise TypeError(f"x is {x.dtype}; images to be moved must be floating point")
-    if x.ndim != 4:
-        raise ValueError(f"x has shape {tuple(x.shape)}; images are (batch, channels, height, width)")
+    _check_images(x)
     if matrix.shape != (len(x), 2, 2) or shift.shape != (len(x), 2):
         raise ValueError(
             f"matrix {tuple(matrix.shape)} and shift {tuple(shift.shape)} must be ({len(x)}, 2, 2) and ({len(x)}, 2)"
@@ -66,7 +63,7 @@ def affine_jitter(
         A = s [[cos a, sin a], [-sin a, cos a]] [[1, k], [0, 1]],    p -> A p + (t_1 width, t_2 height)
 
     in (column, row) coordinates, so that a positive angle turns counter-clockwise to the eye. Bilinear; outside is 0.
-    All amounts zero is the identity.
+    All amounts zero give a copy.
 
     Arguments:
         x: floating-point images, on any device.
@@ -87,10 +84,19 @@ def affine_jitter(
     for name, amount in (("rotation", rotation), ("scale", scale), ("shear", shear), ("shift", shift)):
         if not (math.isfinite(amount) and amount >= 0) or (name == "scale" and amount >= 1):
             raise ValueError(f"{name}={amount}: must be zero or more{', and below 1' if name == 'scale' else ''}")
+    _check_images(x)
     device = x.device if generator is None else generator.device
     draws = torch.rand(len(x), 5, generator=generator, dtype=torch.float64, device=device) * 2 - 1
     angle, factor, slope = draws[:, 0] * math.radians(rotation), 1 + draws[:, 1] * scale, draws[:, 2] * shear
     cos, sin = factor * angle.cos(), factor * angle.sin()
     matrix = torch.stack([cos, cos * slope + sin, -sin, cos - sin * slope], dim=1).view(-1, 2, 2)
     offset = draws[:, 3:] * shift * torch.tensor([x.shape[-1], x.shape[-2]], device=device)
-    return warp(x, matrix, offset)
+    # The grid's rounding would move float32 images by some 1e-6 pixels; no amount at all is to change nothing.
+    return warp(x, matrix, offset) if any((rotation, scale, shear, shift)) else x.clone()
+
+
+def _check_images(x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"x is {x.dtype}; images to be moved must be floating point")
+    if x.ndim != 4:
+        raise ValueError(f"x has shape {tuple(x.shape)}; images are (batch, channels, height, width)")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """One part (train, validation, test) of a dataset.
 
@@ -32,8 +32,10 @@ class Split:
 
     >>> import torch
     >>> split = Split(torch.rand(3, 2), torch.tensor([0, 1, 0]), classes=("cat", "dog"))
-    >>> len(split), split[split.y == 0].x.shape
-    (3, torch.Size([2, 2]))
+    >>> split
+    Split(x: float32 (3, 2), y: int64 (3,), 2 classes)
+    >>> split[split.y == 0].x.shape
+    torch.Size([2, 2])
     """
 
     x: Tensor
@@ -59,6 +61,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __repr__(self) -> str:
+        x, y = (f"{str(t.dtype).removeprefix('torch.')} {tuple(t.shape)}" for t in (self.x, self.y))
+        fields = f", fields: {', '.join(self.fields)}" if self.fields else ""
+        return f"Split(x: {x}, y: {y}, {len(self.classes)} classes{fields})"
 
     def __getitem__(self, index: Tensor | slice | NDArray[np.integer | np.bool_] | Sequence[int]) -> Split:
         """The samples at ``index``: a tensor of positions or of booleans, or a slice."""
