@@ -56,9 +56,9 @@ def contact_sheet(path: str | Path) -> Path:
             "axes.edgecolor": SOFT,
         }
     ):
-        figure = Figure(figsize=(15, 15.4), facecolor=PAGE)
+        figure = Figure(figsize=(15, 15.8), facecolor=PAGE)
         grid = GridSpec(
-            3, 2, figure, 0.035, 0.025, 0.975, 0.93, width_ratios=(5, 7), height_ratios=(5.6, 7, 2.6), hspace=0.13
+            3, 2, figure, 0.035, 0.025, 0.975, 0.93, width_ratios=(5, 7), height_ratios=(5.6, 7, 2.9), hspace=0.13
         )
         figure.text(0.035, 0.972, "The embedded worlds", size=19, weight="bold", va="center")
         figure.text(0.975, 0.972, "in memory, without a download, the same at every load", color=SOFT, ha="right")
@@ -67,9 +67,12 @@ def contact_sheet(path: str | Path) -> Path:
         _by_script(figure.add_subplot(grid[0, 1]), glyphs)
         _by_typeface(figure.add_subplot(grid[1, 1]), glyphs)
         _corpus(figure.add_subplot(grid[1, 0]))
-        tables = grid[2, :].subgridspec(1, len(VIEWS), wspace=0.16)
+        tables = grid[2, :].subgridspec(2, len(VIEWS), height_ratios=(1, 100), hspace=0.2, wspace=0.16)
+        header = figure.add_subplot(tables[0, :])
+        header.set_axis_off()
+        _title(header, "tabular", "bundled tables and synthetic ones, by two of their columns")
         for column, table in enumerate(VIEWS):
-            _table(figure.add_subplot(tables[0, column]), table)
+            _table(figure.add_subplot(tables[1, column]), table)
         figure.savefig(path, format="png", dpi=150)
     return path
 
@@ -181,4 +184,5 @@ def _table(axes: Axes, table: str) -> None:
     axes.set_ylabel(VIEWS[table][1], size=7, labelpad=1)
     axes.set(xticks=[], yticks=[])
     axes.spines[["top", "right"]].set_visible(False)
-    _title(axes, table, f"tabular, {len(whole):,} × {len(columns)}")
+    axes.set_title(table, loc="left", size=9)
+    axes.set_title(f"{len(whole):,} × {len(columns)}", loc="right", size=8, color=SOFT)
