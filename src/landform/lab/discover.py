@@ -13,7 +13,7 @@ from landform.study import Study
 
 def study_slugs() -> list[str]:
     """The papers that have a study, sorted. No study is imported."""
-    files = Path(studies.__path__[0]).glob("[a-z]*.py")
+    files = (file for folder in studies.__path__ for file in Path(folder).glob("[a-z]*.py"))
     return sorted(file.stem.replace("_", "-") for file in files)
 
 
@@ -22,7 +22,7 @@ def load_study(slug: str) -> Study:
 
     Raises:
         UsageError: no such paper, or none that has a study yet.
-        StudyError: the study's file cannot be imported, or lacks a part.
+        StudyError: the study's file cannot be loaded, or lacks a part.
     """
     if slug not in study_slugs():
         try:
@@ -33,8 +33,8 @@ def load_study(slug: str) -> Study:
     name = f"landform.studies.{slug.replace('-', '_')}"
     try:
         study = getattr(importlib.import_module(name), "study", None)
-    except ImportError as error:
-        raise StudyError(f"the study of {slug} cannot be imported: {error}") from error
+    except Exception as error:
+        raise StudyError(f"the study of {slug} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(study, Study) or study.slug != slug:
         raise StudyError(f"{name} has no `study = Study({slug!r}, ...)`")
     if study.run_trial is None or study.draw is None:

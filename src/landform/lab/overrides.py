@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from landform.lab.errors import UsageError
+from landform.lab.errors import StudyError, UsageError
 
 ConfigT = TypeVar("ConfigT")
 
@@ -32,15 +32,21 @@ def typed_overrides(config: ConfigT, overrides: Mapping[str, str]) -> ConfigT:
     Raises:
         UsageError: no such field, a text that its type does not allow, or a value that the Config itself refuses. The
             message names the field, the text and what is allowed.
+        StudyError: the Config's annotations name what does not exist.
     """
     if not overrides:
         return config
-    hints = typing.get_type_hints(type(config))
+    try:
+        hints = typing.get_type_hints(type(config))
+    except NameError as error:
+        raise StudyError(f"the annotations of {type(config).__name__} cannot be read: {error}") from error
     known = [f.name for f in dataclasses.fields(config) if f.init]  # type: ignore[arg-type]
     values = {}
     for name, text in overrides.items():
         if name not in known:
             raise UsageError(f"{name}={text}: there is no setting {name!r}; there are {', '.join(known)}")
+        if not isinstance(text, str):
+            raise UsageError(f"{name}={text!r}: values are given as text")
         try:
             values[name] = _parse(text, hints[name])
         except _Refused as refused:

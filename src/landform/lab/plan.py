@@ -44,8 +44,8 @@ class Plan:
     ) -> None:
         if preset not in study.presets:
             raise UsageError(f"{study.slug} has no preset {preset!r}; it has {', '.join(study.presets)}")
-        if seeds is not None and seeds < 1:
-            raise UsageError(f"seeds={seeds}: at least one seed is needed")
+        if seeds is not None and not 1 <= seeds <= FIRST_TUNING_SEED:
+            raise UsageError(f"seeds={seeds}: allowed are 1 to {FIRST_TUNING_SEED}")
         overrides = overrides or {}
         base = study.presets[preset]
         config = typed_overrides(base.config, overrides)

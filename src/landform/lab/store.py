@@ -85,6 +85,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 
 RUN = "study = ? AND preset = ? AND config = ? AND fingerprint = ? AND device = ?"
 
+TRIAL_COLUMNS = {
+    "seed": "int64",
+    "attempts": "int64",
+    "started": "float64",
+    "finished": "float64",
+    "seconds": "float64",
+}
+"""The types of the columns that are not text."""
+
 
 @dataclass
 class Taken:
@@ -150,26 +159,21 @@ class Store:
         """
         import pandas as pd
 
-        columns = (
-            "status",
-            "chosen",
-            "attempts",
-            "started",
-            "finished",
-            "seconds",
-            "traceback",
-            "environment",
-            "owner",
-        )
+        names = ("status", "chosen", "attempts", "started", "finished", "seconds", "traceback", "environment", "owner")
         rows = self._rows(
-            f"SELECT key, role, seed, condition, {', '.join(columns)} FROM trials WHERE {RUN}", *_run_values(run)
+            f"SELECT key, role, seed, condition, {', '.join(names)} FROM trials WHERE {RUN}", *_run_values(run)
         )
         rows = _in_order(rows)
-        frame = pd.DataFrame([(*row[1:3], *row[4:]) for row in rows], columns=["role", "seed", *columns])
+        frame = pd.DataFrame(
+            {
+                name: pd.Series([row[place] for row in rows], dtype=TRIAL_COLUMNS.get(name, object))
+                for place, name in enumerate(("key", "role", "seed", "condition", *names))
+            }
+        )
         for name in ("chosen", "environment"):
             values = [None if text is None else restored(text) for text in frame[name]]
             frame[name] = pd.Series(values, dtype=object)
-        return frame.assign(**_condition_columns([row[3] for row in rows]))
+        return frame.drop(columns=["key", "condition"]).assign(**_condition_columns(frame["condition"]))
 
     def records(self, run: RunKey, only: Collection[TrialKey] | None = None) -> pd.DataFrame:
         """One row a record of the run's finished trials, or of those in ``only``.
@@ -470,9 +474,10 @@ def _rank(value: Any) -> tuple[bool, float, str]:
     return not number, value if number else 0.0, canonical(value)
 
 
-def _condition_columns(conditions: Sequence[Mapping[str, Any]]) -> dict[str, pd.Series[Any]]:
+def _condition_columns(conditions: Iterable[Mapping[str, Any]]) -> dict[str, pd.Series[Any]]:
     import pandas as pd
 
+    conditions = list(conditions)
     names = dict.fromkeys(name for condition in conditions for name in condition)
     return {name: pd.Series([condition.get(name) for condition in conditions]) for name in names}
 

@@ -95,8 +95,9 @@ class Processes:
         self._workers = [worker for worker in self._workers if worker.job or worker.process.is_alive()]
         idle = [worker for worker in self._workers if not worker.job]
         if not idle:
-            idle = [_Worker(with_main=job.trial.__module__ == "__main__")]
-            self._workers += idle
+            with _no_interrupts():
+                idle = [_Worker(with_main=job.trial.__module__ == "__main__")]
+                self._workers += idle
         idle[0].send(job, message)
 
     def wait(self, timeout: float, progress: Callable[[str, float, str], None]) -> list[Outcome]:
@@ -121,8 +122,9 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        while self._workers:
-            self._workers.pop().end()
+        with _no_interrupts():
+            while self._workers:
+                self._workers.pop().end()
 
 
 class _Worker:
@@ -132,7 +134,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=work, args=(theirs,), name=WORKER)
-        with _no_interrupts(), contextlib.nullcontext() if with_main else _main_hidden():
+        with contextlib.nullcontext() if with_main else _main_hidden():
             self.process.start()
         theirs.close()
         self.ready = False
@@ -168,7 +170,7 @@ class _Worker:
             return None
         self.job = None
         if not self.ready and self.process.exitcode == 1:
-            raise StudyError(f"worker processes cannot start (standard error says why): {UNGUARDED}")
+            raise StudyError(f"worker processes cannot start, standard error says why ({UNGUARDED})")
         return Outcome(job.id, seconds=time.perf_counter() - self.began, error=self._cause(), died=True)
 
     def _cause(self) -> str:
@@ -187,7 +189,7 @@ class _Worker:
 
 @contextlib.contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """A process started within never sees Ctrl-C, which is the parent's to answer."""
+    """Ctrl-C waits until this is over, and a process started within never sees it: it is the parent's to answer."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
