@@ -146,9 +146,9 @@ class _SignCount:
     def add(self, name: str, gradients: Float[Tensor, "n ..."]) -> None:
         """Count formed gradients."""
         self.signs[name] += gradients.sign().sum(0).to(torch.int32)  # sums of ±1 are exact in floating point
-        nan = gradients.isnan()
-        if nan.any():
-            self.undefined[name] = self.undefined.get(name, torch.zeros_like(nan[0])) | nan.any(0)
+        if not gradients.sum().isfinite():
+            nan = gradients.isnan().any(0)
+            self.undefined[name] = self.undefined.get(name, torch.zeros_like(nan)) | nan
 
     def add_layerwise(self, gradients: LayerwiseGradients) -> None:
         """Count gradients that are given as layer inputs and output gradients, forming as few as possible."""
@@ -160,8 +160,8 @@ class _SignCount:
                 self.add(name, gradients.gradient(name))
                 continue
             rows, columns = use.rows(delta), use.columns()  # (n, groups, outputs, positions), (n, groups, inputs, ...)
-            if rows.shape[-1] == 1 and rows.isfinite().all() and columns.isfinite().all():
-                outer = torch.einsum("ngcp,ngkp->gck", rows.sign(), columns.sign())
+            if rows.shape[-1] == 1 and (rows.sum() + columns.sum()).isfinite():
+                outer = rows[..., 0].sign().permute(1, 2, 0) @ columns[..., 0].sign().transpose(0, 1)
                 self.signs[name] += outer.reshape(use.shape).to(torch.int32)
                 continue
             size = max(1, BLOCK // use.shape.numel())
