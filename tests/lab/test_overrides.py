@@ -131,7 +131,7 @@ def test_values_are_given_as_text() -> None:
 def test_annotations_that_name_nothing_are_the_studys_fault() -> None:
     @dataclass
     class Odd:
-        n: Missing = 1  # type: ignore[name-defined]  # noqa: F821
+        n: Missing = 1  # type: ignore[name-defined]
 
     with pytest.raises(StudyError, match="annotations of Odd cannot be read: name 'Missing' is not defined"):
         typed_overrides(Odd(), {"n": "2"})

@@ -6,6 +6,8 @@ import math
 import os
 import random
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
@@ -411,6 +413,17 @@ def test_a_request_that_is_not_allowed_is_refused_before_any_work(
 
 def test_the_processor_is_always_there() -> None:
     check_device("cpu")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
+def test_workers_are_as_many_as_the_cores_that_may_be_used() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from landform.lab.machine import default_workers\n"
+        "print(default_workers('cpu'), default_workers('cuda:0'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "1"]
 
 
 def test_a_claim_without_its_records_is_no_crash(store: Store) -> None:
