@@ -134,7 +134,8 @@ def load_sample(slug: str) -> Study:
 
 def run_key(study: Study, preset: str, fingerprint: str | None = None, **overrides: Any) -> RunKey:
     config = replace(study.presets[preset].config, **overrides)
-    return RunKey(study.slug, preset, plain(config), fingerprint or study_fingerprint(study), overrides)
+    fingerprint = fingerprint or study_fingerprint(study)
+    return RunKey(study=study.slug, preset=preset, config=plain(config), fingerprint=fingerprint, overrides=overrides)
 
 
 def add_run(store: Store, study: Study, run: RunKey, seeds: int, tuning_seeds: int = 0) -> None:
@@ -170,7 +171,12 @@ def make_store(path: Path) -> Path:
         add_run(store, main, run_key(main, "smoke"), 1)
         for slug in ("ldr-losses", "uba-schedule", "fedka"):
             add_run(store, STUDIES[slug], run_key(STUDIES[slug], "laptop"), 8)
-        add_run(store, STUDIES["neural-collapse"], run_key(STUDIES["neural-collapse"], "smoke"), 1)
+        add_run(store, STUDIES["neural-collapse"], run_key(STUDIES["neural-collapse"], "smoke"), 3)
         stranger = Study("my-own-study", claims=[HEADLINE], presets={"laptop": Config()})
-        add_run(store, stranger, RunKey("my-own-study", "laptop", plain(Config()), "1" * 64), 2)
+        add_run(
+            store,
+            stranger,
+            RunKey(study="my-own-study", preset="laptop", config=plain(Config()), overrides={}, fingerprint="1" * 64),
+            2,
+        )
     return path

@@ -226,14 +226,24 @@ def test_paper_runs_come_first_and_one_without_a_verdict_hides_none(
 def test_commands_repeat_the_run() -> None:
     study = STUDIES["gradsign"]
     overrides = {"data": "folder:/my data", "widths": (8, 16), "pretrained": True, "fails_on": None, "gain": 1e-05}
-    run = RunKey("gradsign", "laptop", plain(Config()), "f", overrides, "cuda:1")
+    run = RunKey(
+        study="gradsign",
+        preset="laptop",
+        config=plain(Config()),
+        overrides=overrides,
+        fingerprint="f",
+        device="cuda:1",
+    )
     trials = pd.DataFrame({"role": ["reported"] * 3 + ["tuning"], "seed": [0, 1, 1, 9]})
     assert command(run, trials, study) == (
         "landform run gradsign --preset laptop --set 'data=folder:/my data' --set widths=8,16 --set pretrained=true"
         " --set fails_on=none --set gain=1e-05 --seeds 2 --device cuda:1"
     )
     whole = pd.DataFrame({"role": ["reported"] * 8, "seed": range(8)})
-    assert command(RunKey("gradsign", "laptop", {}, "f"), whole, study) == "landform run gradsign --preset laptop"
+    assert (
+        command(RunKey(study="gradsign", preset="laptop", config={}, overrides={}, fingerprint="f"), whole, study)
+        == "landform run gradsign --preset laptop"
+    )
 
 
 def test_commands_are_understood_by_the_command_lines_own_reader() -> None:
@@ -534,7 +544,7 @@ def test_what_a_killed_report_left_does_not_bar_the_next(tmp_path: Path) -> None
 def test_a_stored_name_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     study = STUDIES["uba-schedule"]
     with Store(tmp_path / "bad.sqlite", create=True) as store:
-        run = RunKey("../../evil", "laptop", plain(Config()), "1")
+        run = RunKey(study="../../evil", preset="laptop", config=plain(Config()), overrides={}, fingerprint="1")
         add_run(store, study, run, 1)
         with pytest.raises(LabError, match="impossible name"):
             write_report(store, tmp_path / "out")

@@ -228,6 +228,17 @@ def test_without_tuning_seeds_the_claim_must_hold_against_every_baseline() -> No
     assert found.note.startswith("against d, the hardest of 3 baselines; the claim must hold against every one")
 
 
+def test_of_baselines_with_one_verdict_the_hardest_is_where_the_interval_reaches_lowest() -> None:
+    """Against c the mean effect is the larger, and its interval the wider: it is c that the claim hangs on."""
+    arms = {"a": [10.0, 10.1, 9.9, 10.0], "b": [6.1, 6.0, 5.9, 6.0], "c": [2.0, 8.0, 5.0, 5.0]}
+    for order in (("b", "c"), ("c", "b")):
+        found = judge(Better("accuracy", "a", order), frame(per_seed(**arms)))
+        assert (found.verdict, found.note.split(",")[0]) == ("supported", "against c")
+        one_seed = {arm: values[:1] for arm, values in arms.items()}
+        found = judge(Better("accuracy", "a", order), frame(per_seed(**one_seed)))
+        assert (found.effect, found.verdict, found.note.split(",")[0]) == (pytest.approx(3.9), None, "against b")
+
+
 def test_one_baseline_that_wins_contradicts_however_wide_the_others() -> None:
     records = frame(per_seed(a=[1, 2, 3, 4], b=[2, 3, 4, 5.1], c=[-20, 30, -20, 30]))
     assert judge(Better("accuracy", "a", "c"), records).verdict == "inconclusive"
