@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import platform
 import re
 import xml.etree.ElementTree as ET
 from base64 import b64encode
@@ -455,6 +456,28 @@ def test_a_figure_function_may_fail_in_any_way() -> None:
         assert words in found.why
         assert where in found.traceback
     assert plt.get_fignums() == []
+
+
+def test_what_the_runner_stores_is_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the laboratory's own runner: tuning under two conditions, chosen settings, an environment, a verdict."""
+    import lab_toys
+
+    from landform.lab.runner import run_study
+
+    monkeypatch.setattr(pages_module, "load_study", lambda slug: lab_toys.crossed)
+    with Store(tmp_path / "store.sqlite", create=True) as store:
+        result = run_study(lab_toys.crossed, "laptop", store=store, workers=0)
+        index = write_report(store, tmp_path / "out")
+        (run,) = next(entry.runs for entry in entries(store) if entry.runs)
+    assert run.judged[0].finding == result.findings[0][1]
+    assert not run.outdated
+    assert run.command == "landform run toy-crossed --preset laptop"
+    text = Page(index.parent / "studies" / "toy-crossed.html").text
+    assert "good 0 2 1 [1, 1] 2" in text
+    assert "good 0.5 1 −0.25 [−0.25, −0.25] 2" in text
+    assert "Contradicted" in text
+    assert f"python {platform.python_version()}" in text
+    assert "The study has no figure." in text
 
 
 # Folders
