@@ -89,3 +89,19 @@ def test_the_number_of_parameters_ranks_the_real_table_as_published(shared_data,
         networks = [NASBench201Network(c, 10, channels=2, cells_per_stage=1, affine=True) for c in table.cells[:60]]
         parameters = [sum(p.numel() for p in network.parameters()) for network in networks]
         assert rank_agreement(parameters, size[:60]).spearman == pytest.approx(1.0)
+
+
+def test_a_sample_takes_as_many_cells_from_every_tenth():
+    cells = list(iter_cells())[:100]
+    table = ArchitectureTable(cells, {"acc": np.random.default_rng(1).permutation(100).astype(float)})
+    rng = np.random.default_rng(0)
+    sample = table.sample("acc", 30, rng)
+    assert len(set(sample)) == 30
+    tenths = [int(table.lookup("acc")(cell)) // 10 for cell in sample]
+    assert [tenths.count(tenth) for tenth in range(10)] == [3] * 10
+    assert table.sample("acc", 30, rng) != sample
+    assert set(table.sample("acc", 100, rng)) == set(cells)
+    assert len(set(table.sample("acc", 7, rng))) == 7
+    for count in (0, 101):
+        with pytest.raises(ValueError, match=f"count={count}"):
+            table.sample("acc", count, rng)

@@ -27,17 +27,20 @@ from landform.search.proxies import (
     zero_cost_scores,
 )
 from landform.search.sign_agreement import optima_spread, per_sample_sign_agreement
+from landform.search.small import SMALL_SPACE, SmallArchitecture
 from landform.search.table import ArchitectureTable
 
 __all__ = [
     "NAS_BENCH_201",
     "PROXIES",
+    "SMALL_SPACE",
     "ArchitecturePool",
     "ArchitectureTable",
     "Cell201",
     "NASBench201Network",
     "SearchResult",
     "SearchSpace",
+    "SmallArchitecture",
     "canonical_structure",
     "fisher",
     "grad_norm",

@@ -69,10 +69,10 @@ class ArchitecturePool(Generic[H]):
 
     Arguments:
         architectures: at least two, all different.
-        decisions: one row an architecture, one integer a decision.
+        decisions: one row an architecture: what it decided in each respect, as numbers or text.
     """
 
-    def __init__(self, architectures: Sequence[H], decisions: Sequence[Sequence[int]]) -> None:
+    def __init__(self, architectures: Sequence[H], decisions: Sequence[Sequence[int | str]]) -> None:
         self.architectures = tuple(architectures)
         self._row = {architecture: row for row, architecture in enumerate(self.architectures)}
         self._decisions = np.asarray(decisions)

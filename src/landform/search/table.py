@@ -98,6 +98,15 @@ class ArchitectureTable:
         column = self[metric]
         return lambda cell: float(column[self.index(cell)])
 
+    def sample(self, metric: str, count: int, rng: np.random.Generator) -> list[Cell201]:
+        """``count`` different cells, as many (give or take one) from each tenth of the values of ``metric``."""
+        if not 1 <= count <= len(self):
+            raise ValueError(f"count={count}: must be from 1 to the table's {len(self)} cells")
+        tenths = np.array_split(self[metric].argsort(kind="stable"), min(10, count))
+        shares = np.array_split(np.arange(count), len(tenths))
+        rows = [rng.choice(t, len(share), replace=False) for t, share in zip(tenths, shares, strict=True)]
+        return [self.cells[row] for row in np.concatenate(rows)]
+
     def best(self, metric: str) -> tuple[Cell201, float]:
         """The cell with the largest ``metric``, and its value."""
         row = int(self[metric].argmax())
