@@ -200,6 +200,15 @@ def test_the_best_baseline_of_a_minimised_metric_is_the_least() -> None:
     assert found.note.startswith("against b")
 
 
+def test_the_best_baseline_is_chosen_by_the_tuning_metric_where_the_claims_own_was_left_alone() -> None:
+    validation = {("b", 0): 0.9, ("c", 0): 0.5, ("d", 0): 0.7}
+    tuning = [row(arm, "validation_loss", value, 100 + seed, "tuning") for (arm, seed), value in validation.items()]
+    claim = Better("accuracy", "a", ("b", "c", "d"))
+    found = judge(claim, frame(THREE + tuning), minimise=["validation_loss"], tune_by="validation_loss")
+    assert found.note.startswith("against c, the best of 3 baselines on the tuning seeds")
+    assert "the hardest of 3" in judge(claim, frame(THREE + tuning), minimise=["validation_loss"]).note
+
+
 def test_a_baseline_that_diverged_on_a_tuning_seed_is_not_the_best() -> None:
     tuning = per_seed("tuning", b=[1, 1], c=[3, nan], d=[2, 2])
     found = judge(Better("accuracy", "a", ("b", "c", "d")), frame(THREE + tuning))

@@ -145,7 +145,7 @@ def _finding(study: Study, claim: Claim, records: pd.DataFrame, verdict: bool) -
     try:
         if records.empty:
             raise ValueError("no trial has finished")
-        return judge(claim, records, minimise=study.minimise, verdict=verdict)
+        return judge(claim, records, minimise=study.minimise, tune_by=study.tune_by, verdict=verdict)
     except ValueError as error:
         return Finding(math.nan, math.nan, math.nan, 0, None, str(error))
 

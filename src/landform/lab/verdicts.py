@@ -35,13 +35,22 @@ FEWEST_UNITS = 5
 """With fewer units even a perfect order comes by chance in more than 2.5 % of cases (1/4! = 4.2 %, 1/5! = 0.8 %)."""
 
 
-def judge(claim: Claim, records: pd.DataFrame, *, minimise: Collection[str] = (), verdict: bool = True) -> Finding:
+def judge(
+    claim: Claim,
+    records: pd.DataFrame,
+    *,
+    minimise: Collection[str] = (),
+    tune_by: str | None = None,
+    verdict: bool = True,
+) -> Finding:
     """What the records say of a claim: effect, 95 % interval, verdict.
 
     Arguments:
         claim: one of the forms of :mod:`landform.claims`.
         records: one row a record, with the columns ``COLUMNS`` and one for each condition.
         minimise: the metrics of which less is better.
+        tune_by: the metric that chooses the best of several baselines where the tuning seeds lack the claim's own, as
+            when test data is left alone while tuning.
         verdict: False where none may be given, as for the smoke preset.
 
     Raises:
@@ -49,7 +58,7 @@ def judge(claim: Claim, records: pd.DataFrame, *, minimise: Collection[str] = ()
             (or unit) has all that it needs. The message says what there is.
         TypeError: not a claim.
     """
-    finding = _weigh(claim, Evidence.of(records, minimise))
+    finding = _weigh(claim, Evidence.of(records, minimise, tune_by))
     return finding if verdict else replace(finding, verdict=None)
 
 
@@ -59,10 +68,11 @@ class Evidence:
 
     records: pd.DataFrame
     minimise: Collection[str]
+    tune_by: str | None
     conditions: tuple[str, ...]
 
     @classmethod
-    def of(cls, records: pd.DataFrame, minimise: Collection[str]) -> Evidence:
+    def of(cls, records: pd.DataFrame, minimise: Collection[str], tune_by: str | None) -> Evidence:
         missing = [name for name in COLUMNS if name not in records.columns]
         if missing:
             raise ValueError(f"records lack the columns {missing}; they have {list(records.columns)}")
@@ -77,7 +87,7 @@ class Evidence:
             setting=_text(records["setting"]),
             cell=_numbered(records, conditions),
         )
-        return cls(ready, minimise, conditions)
+        return cls(ready, minimise, tune_by, conditions)
 
     def select(
         self,
@@ -278,8 +288,12 @@ def _mean(frame: pd.DataFrame, by: list[str]) -> pd.Series[float]:
 
 def _best_when_tuning(claim: Better, frame: pd.DataFrame, evidence: Evidence) -> str | None:
     """The baseline that is best on the tuning seeds, each with the settings it is reported with; None if unmeasured."""
+    tuned = evidence.records[evidence.records["role"] == "tuning"]
+    metric = claim.metric if claim.metric in set(tuned["metric"]) else evidence.tune_by
+    if metric is None:
+        return None
     try:
-        tuning = evidence.select((claim.metric,), claim.baselines, claim.at, role="tuning")
+        tuning = evidence.select((metric,), claim.baselines, claim.at, role="tuning")
     except ValueError:
         return None
     ran = ["arm", "cell", "setting"]
@@ -287,7 +301,7 @@ def _best_when_tuning(claim: Better, frame: pd.DataFrame, evidence: Evidence) ->
     means = _mean(tuning, ["arm", "cell"]).unstack("cell").reindex(claim.baselines)
     if means.shape[1] < frame["cell"].nunique() or means.isna().to_numpy().any():
         return None
-    scores = evidence.sign(claim.metric) * means.to_numpy().mean(axis=1)
+    scores = evidence.sign(metric) * means.to_numpy().mean(axis=1)
     return claim.baselines[int(np.argmax(scores))]
 
 

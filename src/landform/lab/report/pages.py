@@ -209,7 +209,7 @@ def _shown(run: RunKey, store: Store, study: Study | None, fingerprint: str | No
 def _judged(claim: Claim, records: pd.DataFrame, study: Study, preset: str) -> Judged:
     words = str(claim)
     try:
-        finding = judge(claim, records, minimise=study.minimise, verdict=preset != "smoke")
+        finding = judge(claim, records, minimise=study.minimise, tune_by=study.tune_by, verdict=preset != "smoke")
     except ValueError as error:
         return Judged(words, claim.metric, "none", None, refused=str(error))
     outcome = finding.verdict or "none"
