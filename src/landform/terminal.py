@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -79,28 +81,26 @@ def progress_bars() -> Iterator[Progress]:
 def print_findings(results: Sequence[RunResult], store: Path) -> None:
     """Print the table of studies, claims, effects, intervals and verdicts."""
     console = Console()
-    table = Table(header_style="bold", expand=True)
-    table.add_column("study", no_wrap=True)
-    table.add_column("claim", ratio=1)
+    table = Table(header_style="bold", expand=True, box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("study and its claims", ratio=1)
     for name in ("effect", "95 % interval", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)
     for result in results:
-        for rank, (claim, finding) in enumerate(result.findings):
-            first = rank == 0
+        table.add_row(f"[bold]{result.study}[/]", "", "", "", "", f"{result.seconds:.0f}")
+        for claim, finding in result.findings:
             verdict = finding.verdict or "no verdict"
             style = VERDICT_STYLES.get(verdict, "dim")
             table.add_row(
-                result.study if first else "",
-                f"[bold]{escape(str(claim))}[/]" if first else escape(str(claim)),
+                Padding(escape(str(claim)), (0, 0, 0, 2)),
                 number(finding.effect, half_width(finding), signed=True) if math.isfinite(finding.effect) else "—",
                 interval_text(finding.low, finding.high, signed=True),
                 str(finding.n),
                 f"[{style}]{verdict}[/]",
-                f"{result.seconds:.0f}" if first else "",
-                end_section=rank == len(result.findings) - 1,
+                "",
             )
+        table.add_section()
     console.print(table)
     for result in results:
         trials = result.trials
