@@ -7,6 +7,7 @@ from landform.optim.schedules.classic import (
     Cosine,
     CyclicTriangular,
     Exponential,
+    InverseSqrt,
     Linear,
     OneCycle,
     Polynomial,
@@ -21,25 +22,42 @@ from landform.optim.schedules.classic import (
     rex_factor,
     step_factor,
 )
+from landform.optim.schedules.segments import Segments, decay_factor
 from landform.optim.schedules.uba import UBAPhases, UBASchedule, phi_from_condition_number, uba_factor
+from landform.optim.schedules.wsd import (
+    WSDS,
+    CosineOracle,
+    CyclicCosine,
+    WarmupStableDecay,
+    charged_budgets,
+    sum_of_lr,
+)
 
 __all__ = [
     "REX",
+    "WSDS",
     "Constant",
     "Cosine",
+    "CosineOracle",
+    "CyclicCosine",
     "CyclicTriangular",
     "Exponential",
+    "InverseSqrt",
     "Linear",
     "OneCycle",
     "Polynomial",
     "Schedule",
+    "Segments",
     "ShapedSchedule",
     "StepDecay",
     "UBAPhases",
     "UBASchedule",
+    "WarmupStableDecay",
+    "charged_budgets",
     "constant_factor",
     "cosine_factor",
     "cyclic_triangular_factor",
+    "decay_factor",
     "exponential_factor",
     "linear_factor",
     "lr_factor",
@@ -48,5 +66,6 @@ __all__ = [
     "polynomial_factor",
     "rex_factor",
     "step_factor",
+    "sum_of_lr",
     "uba_factor",
 ]

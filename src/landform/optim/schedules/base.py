@@ -129,6 +129,18 @@ class Schedule(LRScheduler):
         """The number of updates that the schedule executes."""
         return self.total
 
+    def branch_points(self) -> dict[int, int]:
+        """The budgets that side runs of their own end at, and the update at which each leaves this run: here none."""
+        return {}
+
+    def branch(self, budget: int) -> Schedule:
+        """The schedule of such a side run, on the same optimizer and set to the first update of the run's own.
+
+        Raises:
+            ValueError: no side run ends at ``budget``.
+        """
+        raise ValueError(f"budget={budget}: side runs end at {sorted(self.branch_points()) or 'no budget'}")
+
     def get_lr(self) -> list[float | Tensor]:
         factor = float(self.lr_factor(self.last_epoch))
         return [base * factor for base in self.base_lrs]

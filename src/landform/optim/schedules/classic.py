@@ -10,11 +10,16 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 from torch.optim import Optimizer
 
 from landform.optim.schedules.base import (
+    Factors,
     Progress,
+    Schedule,
     ShapedSchedule,
+    Steps,
+    WarmupStart,
     check_count,
     check_positive,
     check_ratio,
@@ -177,6 +182,45 @@ class Exponential(ShapedSchedule):
 
     def shape(self, progress: Progress) -> Progress:
         return exponential_factor(progress, -math.log(self.gamma) * (self.total - self.warmup))
+
+
+class InverseSqrt(Schedule):
+    """min(1, sqrt(timescale/t)) with t the update, warm-up included, and no less than ``eta_min_ratio``.
+
+    It needs no budget to be chosen: ``total`` only says for how long the plan is laid out. With ``timescale`` =
+    ``warmup`` it is the Transformer's own; 10,000 is T5's.
+
+    Raises:
+        ValueError, TypeError: an argument out of its range, by name.
+
+    Source: Vaswani et al., arXiv 1706.03762, section 5.3; Raffel et al., arXiv 1910.10683.
+
+    >>> import torch
+    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    >>> InverseSqrt(optimizer, total=9, warmup=1, timescale=2).values().round(3)
+    array([1.   , 1.   , 1.   , 0.816, 0.707, 0.632, 0.577, 0.535, 0.5  ])
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total: int,
+        *,
+        timescale: float = 10_000.0,
+        eta_min_ratio: float = 0.0,
+        warmup: int = 0,
+        warmup_start: WarmupStart = "first_step",
+        last_epoch: int = -1,
+    ) -> None:
+        check_positive("timescale", timescale)
+        check_ratio("eta_min_ratio", eta_min_ratio)
+        self.timescale = float(timescale)
+        self.eta_min_ratio = float(eta_min_ratio)
+        super().__init__(optimizer, total, warmup, warmup_start, last_epoch)
+
+    def plan(self, t: Steps) -> Factors:
+        factor = np.sqrt(self.timescale / np.maximum(t + self.warmup, self.timescale))
+        return np.maximum(factor, self.eta_min_ratio)
 
 
 class StepDecay(ShapedSchedule):
