@@ -130,7 +130,7 @@ def test_training_together_is_training_alone(arm: str, monkeypatch: pytest.Monke
     kept: dict[str, Stack] = {}
     monkeypatch.setattr(ensloss, "accuracies", lambda stack, x, y: kept.update(stack=stack) or [0.0] * 9)
     arms = arms_of(config)
-    train(config, arms, 0.03, part, 0, "cpu", ())
+    train(config, arms, 0.03, part, 0, "cpu")
     net = plain_loop(config, arm, 0)
     with torch.no_grad():
         alone = net(part.held_x).squeeze(1)
@@ -140,7 +140,7 @@ def test_training_together_is_training_alone(arm: str, monkeypatch: pytest.Monke
 
 def test_only_sorted_slopes_are_calibrated() -> None:
     (part,) = parts(QUICK, 0, tuning=False)
-    outcomes = train(QUICK, arms_of(QUICK), 0.01, part, 0, "cpu", (2,))
+    outcomes = train(QUICK, arms_of(QUICK), 0.01, part, 0, "cpu")
     drawn = {arm: outcome.violations for arm, outcome in outcomes.items() if outcome.violations is not None}
     shuffled = drawn.pop("shuffled")
     assert shuffled > 100
