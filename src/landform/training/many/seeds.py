@@ -6,13 +6,16 @@ from typing import Literal
 
 import torch
 
-_USES = {"init": 0x243F6A88, "order": 0x85A308D3}
+_USES = {"init": 0x243F6A88, "order": 0x85A308D3, "shared": 0x13198A2E}
+
+Use = Literal["init", "order", "shared"]
 
 
-def seed_stream(seed: int, model: int, use: Literal["init", "order"] = "order") -> torch.Generator:
+def seed_stream(seed: int, model: int, use: Use = "order") -> torch.Generator:
     """The generator of model number ``model`` in a population named by ``seed``.
 
-    Two models of a population never share a stream, nor do a model's initialisation and the order of its data.
+    Two models of a population never share a stream, nor do a model's initialisation ("init") and the order of its data
+    ("order"). An order that all models share is drawn from ("shared", model 0).
 
     Raises:
         ValueError: a negative seed or model, or an unknown use.
@@ -23,7 +26,7 @@ def seed_stream(seed: int, model: int, use: Literal["init", "order"] = "order") 
     return torch.Generator().manual_seed(stream_seed(seed, model, use))
 
 
-def stream_seed(seed: int, model: int, use: Literal["init", "order"]) -> int:
+def stream_seed(seed: int, model: int, use: Use) -> int:
     """The 32 bits that seed a stream: PyTorch's CPU generator uses no more.
 
     For a given seed and use, a bijection of the model's number, so that no two models can collide.

@@ -43,6 +43,7 @@ class Stack:
     Attributes:
         params, buffers: name → (M, \\*shape).
         ids: the models' numbers.
+        template: a module of the architecture on the meta device, whose mode is the stack's.
         training: the mode, as of ``nn.Module``; see :meth:`train`.
 
     In training mode each model draws its own dropout masks, and batch normalisation updates each model's statistics.
@@ -72,8 +73,8 @@ class Stack:
             for name, param in states[0][0].items()
         }
         self.buffers = {name: torch.stack([buffers[name] for _, buffers in states]) for name in states[0][1]}
-        self._template = copy.deepcopy(models[0]).to("meta")
-        self._dense = Dense.of(self._template)
+        self.template = copy.deepcopy(models[0]).to("meta")
+        self._dense = Dense.of(self.template)
         self._costs: dict[tuple[int, ...], Cost] = {}
         self.engine = engine
         self.train(models[0].training)
@@ -103,11 +104,11 @@ class Stack:
 
     @property
     def training(self) -> bool:
-        return self._template.training
+        return self.template.training
 
     def train(self, mode: bool = True) -> Stack:
         """Set the training mode of all models; gives the stack."""
-        self._template.train(mode)
+        self.template.train(mode)
         return self
 
     def eval(self) -> Stack:
@@ -135,7 +136,7 @@ class Stack:
 
     def module(self, m: int) -> nn.Module:
         """The model at position ``m`` as a module of its own (a copy)."""
-        module = copy.deepcopy(self._template).to_empty(device=self.device)
+        module = copy.deepcopy(self.template).to_empty(device=self.device)
         state = {name: value[m].detach().clone() for name, value in (self.params | self.buffers).items()}
         _assign(module, state)
         return module
@@ -152,8 +153,8 @@ class Stack:
         index = chosen.to(self.device)
         other.params = {k: v.detach()[index].requires_grad_(v.requires_grad) for k, v in self.params.items()}
         other.buffers = {k: v[index] for k, v in self.buffers.items()}
-        other._template = copy.deepcopy(self._template)
-        other._dense = Dense.of(other._template)
+        other.template = copy.deepcopy(self.template)
+        other._dense = Dense.of(other.template)
         return other
 
     @property
@@ -253,13 +254,13 @@ class Stack:
         outputs = []
         for m in range(count):
             state = {name: values[m] for name, values in each.items()}
-            outputs.append(functional_call(self._template, state, (x if shared else x[m],)))
+            outputs.append(functional_call(self.template, state, (x if shared else x[m],)))
         return torch.stack(outputs)
 
     def _vmap(self, params: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor, shared: bool) -> Tensor:
         def forward() -> Tensor:
             return vmap(
-                lambda params, buffers, x: functional_call(self._template, (params, buffers), (x,)),
+                lambda params, buffers, x: functional_call(self.template, (params, buffers), (x,)),
                 in_dims=(0, 0, None if shared else 0),
                 randomness="different",
             )(params, buffers, x)
@@ -267,7 +268,7 @@ class Stack:
         try:
             return forward()
         except (RuntimeError, ValueError) as error:
-            layer = failing_layer(self._template, forward)
+            layer = failing_layer(self.template, forward)
             if layer is None:
                 raise
             raise ValueError(
