@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import platform
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -83,6 +85,14 @@ def best(function: Callable[..., float], *arguments: object, repeats: int) -> tu
     return value, min(times[1:])
 
 
+def machine(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return names[0] if names else platform.processor()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
@@ -90,8 +100,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    name = torch.cuda.get_device_name() if options.device.startswith("cuda") else platform.processor()
-    print(f"{name or platform.machine()}, {options.threads} thread(s), torch {torch.__version__}, {SAMPLES} samples\n")
+    print(f"{machine(options.device)}, {options.threads} thread(s), torch {torch.__version__}, {SAMPLES} samples\n")
     print(f"{'network':36}{'weights':>10}{'ours':>10}{'lean loop':>12}{'published':>12}{'ratios':>16}")
     for label, (build, shape) in NETWORKS.items():
         torch.manual_seed(0)
