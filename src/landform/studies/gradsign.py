@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+Values = NDArray[np.float64]
+"""One number for each architecture."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -161,27 +164,18 @@ def trial(config: Config, seed: int, run: Run) -> Iterator[Record]:
     """One seed: its own architectures, initialisation and batch, and every score of every architecture."""
     known = looked_up(config, seed) if config.table else trained(config, seed, run)
     scores = scored(known, seed, run)
-    size = scores["num_params"]
-    families = [known.family == name for name in np.unique(known.family)]
     for arm, values in scores.items():
-        agreement = rank_agreement(values, known.accuracy)
-        yield Record(arm, "spearman", or_chance(agreement.spearman))
-        yield Record(arm, "kendall", or_chance(agreement.kendall_tau_b))
-        if arm != "num_params":
-            yield Record(arm, "partial_spearman", or_chance(partial_spearman(values, known.accuracy, size)))
-        defined = [family & ~np.isnan(values) for family in families]
-        within = [rank_agreement(values[d], known.accuracy[d]).spearman for d in defined if d.sum() > 2]
-        yield Record(arm, "spearman_within_family", float(np.mean([or_chance(rho) for rho in within] or [0.0])))
-    assistants: dict[str, NDArray[np.float64] | None] = {**scores, "unassisted": None}
-    for arm, assistant in assistants.items():
+        for metric, correlation in correlations(values, known, scores["num_params"]):
+            yield Record(arm, metric, correlation)
+    for arm, assistant in [*scores.items(), ("unassisted", None)]:
         for method, found in searched(config, known, assistant, seed):
             yield Record(arm, method, found)
     yield from quadratics(config, seed)
-    run.save("ranking", np.stack([scores["gradsign"], known.accuracy, size]))
+    run.save("ranking", np.stack([scores["gradsign"], known.accuracy, scores["num_params"]]))
     run.save("family", known.family)
 
 
-def scored(known: Known, seed: int, run: Run) -> dict[str, NDArray[np.float64]]:
+def scored(known: Known, seed: int, run: Run) -> dict[str, Values]:
     """Every training-free score of every architecture, untrained, and a random number as one more."""
     x, y = (t.to(run.device) for t in known.batch)
     rows = []
@@ -192,14 +186,23 @@ def scored(known: Known, seed: int, run: Run) -> dict[str, NDArray[np.float64]]:
     return {**scores, "random": np.random.default_rng(seed).random(len(rows))}
 
 
+def correlations(scores: Values, known: Known, size: Values) -> Iterator[tuple[str, float]]:
+    """How well scores rank the accuracies: of all architectures, given their size, and within families of them."""
+    agreement = rank_agreement(scores, known.accuracy)
+    yield "spearman", or_chance(agreement.spearman)
+    yield "kendall", or_chance(agreement.kendall_tau_b)
+    yield "partial_spearman", or_chance(partial_spearman(scores, known.accuracy, size))
+    families = [(known.family == name) & ~np.isnan(scores) for name in np.unique(known.family)]
+    within = [rank_agreement(scores[f], known.accuracy[f]).spearman for f in families if f.sum() > 2]
+    yield "spearman_within_family", float(np.mean([or_chance(rho) for rho in within] or [0.0]))
+
+
 def or_chance(correlation: float) -> float:
-    """A score that is the same everywhere has no correlation; it ranks as well as chance does."""
+    """Where all scores are the same, or as the size says, there is no correlation: they rank as well as chance does."""
     return 0.0 if math.isnan(correlation) else correlation
 
 
-def searched(
-    config: Config, known: Known, scores: NDArray[np.float64] | None, seed: int
-) -> Iterator[tuple[str, float]]:
+def searched(config: Config, known: Known, scores: Values | None, seed: int) -> Iterator[tuple[str, float]]:
     """How good the networks are, on average, that a search finds when a score picks among its proposals."""
     names = known.pool.architectures
     seen, accuracy = (dict(zip(names, v, strict=True)) for v in (known.search_accuracy, known.accuracy))
@@ -246,8 +249,8 @@ class Known:
     pool: ArchitecturePool[Any]
     network: Callable[[int], nn.Module]
     family: NDArray[np.str_]
-    accuracy: NDArray[np.float64]
-    search_accuracy: NDArray[np.float64]
+    accuracy: Values
+    search_accuracy: Values
     batch: tuple[Tensor, Tensor]
 
 
@@ -388,8 +391,6 @@ def figure(records: pd.DataFrame, arrays: Arrays) -> Figure:
     for row, arm in enumerate(order):
         colour = ORANGE if arm == "gradsign" else BLUE if arm in PUBLISHED else GREY
         for values, filled, above in ((plain, True, 0.14), (partly, False, -0.2)):
-            if arm not in values:
-                continue
             half = stats.t.ppf(0.975, len(values) - 1) * values[arm].sem() if len(values) > 1 else 0.0
             style = {"fmt": "o" if filled else "D", "markersize": 6 if filled else 4.5, "capsize": 2, "linewidth": 1.2}
             face = colour if filled else "none"
