@@ -84,6 +84,26 @@ def test_networks_that_cannot_be_vectorised_are_looped_over(data: Batches) -> No
         assert loss == pytest.approx(by_hand(model, interpolate(a, b, t), data[:1])[0], rel=1e-12)
 
 
+class Tied(nn.Module):
+    """Its state dict holds one tensor under two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(4, 4).double(), nn.Linear(4, 4).double()
+        self.decoder.weight = self.encoder.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(torch.relu(self.encoder(x)))
+
+
+def test_tied_weights_stay_tied(data: Batches) -> None:
+    torch.manual_seed(0)
+    model, a, b = Tied(), Tied().state_dict(), Tied().state_dict()
+    curve = interpolation_curve(model, a, b, data, F.cross_entropy, 5)
+    for t, loss in zip(curve.t.tolist(), curve.values["loss"].tolist(), strict=True):
+        assert loss == pytest.approx(by_hand(model, interpolate(a, b, t), data)[0], rel=1e-12)
+
+
 # Batch normalisation.
 
 

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from landform.landscape.connectivity.checks import check_choice
 from landform.landscape.connectivity.curves import Curve
-from landform.landscape.connectivity.states import check_choice
 
 Kind = Literal["max_deviation", "instability", "midpoint", "signed_extreme"]
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from landform.landscape.connectivity.checks import check_count
 from landform.landscape.connectivity.evaluation import Loader, LossFn, Metric, Points, evaluate, placed
 from landform.landscape.connectivity.interpolation import Path, along, check_path
 from landform.landscape.connectivity.states import Layers, State
@@ -121,8 +121,3 @@ def path_points(
         lambda chunk: along(a, b, t[chunk], mode, layers, control),
         {key: tensor for key, tensor in (a if rest is None else rest).items() if key not in moving},
     )
-
-
-def check_count(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r}: must be a whole number, at least {least}")

@@ -60,7 +60,8 @@ def evaluate(
     shared = dict(points.shared)
 
     def one(point: dict[str, Tensor], inputs: Any, targets: Tensor) -> tuple[Tensor, ...]:
-        outputs = functional_call(model, {**shared, **point}, (inputs,))
+        # A state dict names tied weights more than once: each name is given its own tensor, all of them alike.
+        outputs = functional_call(model, {**shared, **point}, (inputs,), tie_weights=False)
         return tuple(_measure(metric, outputs, targets, loss_fn) for metric in metrics)
 
     values = Pointwise(one)

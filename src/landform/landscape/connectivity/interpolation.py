@@ -8,7 +8,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from landform.landscape.connectivity.states import Layers, State, check_choice, check_states, dot, selected, weights
+from landform.landscape.connectivity.checks import check_choice
+from landform.landscape.connectivity.states import Layers, State, check_states, dot, selected, weights
 
 Path = Literal["lerp", "slerp", "bezier"]
 

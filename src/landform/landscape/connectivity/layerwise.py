@@ -9,11 +9,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from landform.landscape.connectivity.curves import check_count, path_points
+from landform.landscape.connectivity.checks import check_choice, check_count
+from landform.landscape.connectivity.curves import path_points
 from landform.landscape.connectivity.evaluation import Loader, LossFn, Metric, Points, evaluate, placed
 from landform.landscape.connectivity.states import (
     State,
-    check_choice,
     difference,
     dot,
     module_groups,

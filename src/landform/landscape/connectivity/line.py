@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,15 +12,15 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from landform.landscape.connectivity.curves import check_count
+from landform.landscape.connectivity.checks import check_count
+from landform.landscape.connectivity.curves import path_points
 from landform.landscape.connectivity.data import check_batch, on_device
-from landform.landscape.connectivity.evaluation import LossFn, device_of, placed
-from landform.landscape.connectivity.interpolation import along
+from landform.landscape.connectivity.evaluation import LossFn, Points, device_of, placed
 from landform.landscape.connectivity.pointwise import Pointwise, chunks
 from landform.landscape.connectivity.recalibration import batch_statistics
 from landform.landscape.connectivity.states import Layers, State, difference, weights
+from landform.landscape.curvature import hvp
 from landform.landscape.curvature.operators import evaluating
-from landform.landscape.curvature.products import hvp
 
 
 def line_curvature(
@@ -62,11 +63,12 @@ def line_curvature(
     a, b = placed(model, {"a": a, "b": b})
     moving = weights(a, layers)
     step = difference(a, b, moving)
-    t = torch.linspace(0, 1, n, dtype=torch.float64)
-    path = along(a, b, t, layers=moving)
-    directions = {key: tensor.expand(n, *tensor.shape) for key, tensor in step.items()}
-    fixed = {key: tensor for key, tensor in a.items() if key not in moving}
-    return along_directions(model, path, directions, fixed, batch, loss_fn, chunk_size)[1]
+    points = path_points(a, b, torch.linspace(0, 1, n, dtype=torch.float64), layers=moving)
+
+    def toward(chunk: slice) -> dict[str, Tensor]:
+        return {key: tensor.expand(chunk.stop - chunk.start, *tensor.shape) for key, tensor in step.items()}
+
+    return along_directions(model, points, toward, batch, loss_fn, 2, chunk_size)
 
 
 def barrier_from_curvature(
@@ -104,39 +106,40 @@ def barrier_from_curvature(
 
 def along_directions(
     model: nn.Module,
-    points: dict[str, Tensor],
-    directions: dict[str, Tensor],
-    fixed: dict[str, Tensor],
+    points: Points,
+    directions: Callable[[slice], dict[str, Tensor]],
     batch: tuple[Any, Tensor],
     loss_fn: LossFn,
+    order: Literal[1, 2],
     chunk_size: int | None = None,
-) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """First and second derivative of the loss at each of a stack of points, each along a direction of its own.
+) -> Float[Tensor, " n"]:
+    """The first or second derivative of the loss at each of several points, each along a direction of its own.
 
-    The points share no weights, so the loss summed over them has a Hessian of blocks: one product with all directions
-    is the product of each.
+    The points share no weights that move, so the loss summed over them has a Hessian of blocks: one product with all
+    directions is the product of each.
     """
     inputs, targets = on_device(check_batch(batch), device_of(model))
 
     def one(point: dict[str, Tensor]) -> Tensor:
-        loss = loss_fn(functional_call(model, {**fixed, **point}, (inputs,)), targets)
+        loss = loss_fn(functional_call(model, {**points.shared, **point}, (inputs,), tie_weights=False), targets)
         if not isinstance(loss, Tensor) or loss.ndim:
             raise ValueError("loss_fn must give the mean over a batch, a scalar tensor (reduction='mean')")
         return loss
 
     each = Pointwise(one)
-    slopes, curvatures = [], []
-    count = len(next(iter(points.values())))
-    size = sum(tensor[0].numel() for tensor in points.values())
+    found = []
+    size = sum(p.numel() for p in model.parameters())
     with evaluating(model), batch_statistics(model), torch.enable_grad():
-        for chunk in chunks(count, chunk_size, size, inputs):
-            at = {key: tensor[chunk].detach().requires_grad_() for key, tensor in points.items()}
-            toward = {key: tensor[chunk] for key, tensor in directions.items()}
-            gradient = torch.autograd.grad(each(at).sum(), list(at.values()), materialize_grads=True)
-            slopes.append(_inner(dict(zip(at, gradient, strict=True)), toward))
-            product = hvp(lambda params, _: each(params).sum(), at, None, toward)
-            curvatures.append(_inner(product, toward))
-    return torch.cat(slopes), torch.cat(curvatures)
+        for chunk in chunks(points.count, chunk_size, size, inputs):
+            at = {key: tensor.detach().requires_grad_() for key, tensor in points.at(chunk).items()}
+            toward = directions(chunk)
+            if order == 1:
+                gradient = torch.autograd.grad(each(at).sum(), list(at.values()), materialize_grads=True)
+                vector: State = dict(zip(at, gradient, strict=True))
+            else:
+                vector = hvp(lambda params, _: each(params).sum(), at, None, toward)
+            found.append(_inner(vector, toward))
+    return torch.cat(found)
 
 
 def _inner(u: State, v: State) -> Float[Tensor, " n"]:

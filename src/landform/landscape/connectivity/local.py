@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from landform.landscape.connectivity.evaluation import LossFn, placed
+from landform.landscape.connectivity.evaluation import LossFn, Points, placed
 from landform.landscape.connectivity.layerwise import Grouping, layer_groups
 from landform.landscape.connectivity.line import along_directions
 from landform.landscape.connectivity.states import Layers, State, difference, weights
+
+ORDERS: tuple[Literal[1], Literal[2]] = (1, 2)
 
 
 def local_barrier_estimate(
@@ -81,16 +85,22 @@ def _estimates(
 ) -> list[dict[str, float]]:
     moving = [key for key in a if any(key in keys for keys in groups)]
     step = difference(a, b, moving)
-    directions = {
-        key: torch.stack([step[key] if key in keys else torch.zeros_like(step[key]) for keys in groups])
-        for key in moving
-    }
+
+    def toward(chunk: slice) -> dict[str, Tensor]:
+        return {
+            key: torch.stack([step[key] if key in keys else torch.zeros_like(step[key]) for keys in groups[chunk]])
+            for key in moving
+        }
+
     squares = [sum(float(step[key].double().square().sum()) for key in keys) for keys in groups]
     slopes, curvatures = [], []
     for base in (a, b):
-        points = {key: base[key].expand(len(groups), *base[key].shape) for key in moving}
-        fixed = {key: tensor for key, tensor in base.items() if key not in moving}
-        slope, curvature = along_directions(model, points, directions, fixed, batch, loss_fn, chunk_size)
+        points = Points(
+            len(groups), partial(_copies, base, moving), {key: base[key] for key in base if key not in moving}
+        )
+        slope, curvature = (
+            along_directions(model, points, toward, batch, loss_fn, order, chunk_size) for order in ORDERS
+        )
         slopes.append(slope.tolist())
         curvatures.append(curvature.tolist())
     return [
@@ -104,3 +114,8 @@ def _estimates(
         }
         for square, slope_a, slope_b, curvature_a, curvature_b in zip(squares, *slopes, *curvatures, strict=True)
     ]
+
+
+def _copies(base: State, keys: Sequence[str], chunk: slice) -> dict[str, Tensor]:
+    """The same point as many times as there are layers in the chunk."""
+    return {key: base[key].expand(chunk.stop - chunk.start, *base[key].shape) for key in keys}

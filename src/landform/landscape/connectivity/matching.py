@@ -12,7 +12,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from landform.landscape.connectivity.curves import check_count
+from landform.landscape.connectivity.checks import check_count
 from landform.landscape.connectivity.data import batches_of, check_loader
 from landform.landscape.connectivity.evaluation import Loader, device_of, placed
 from landform.landscape.connectivity.permutations import PermutationSpec, matched, permuted
@@ -129,7 +129,7 @@ def activation_matching(
         for inputs, _ in batches_of(loader, device_of(model)):
             responses = []
             for state in (a, b):
-                functional_call(model, state, (inputs,))
+                functional_call(model, state, (inputs,), tie_weights=False)
                 responses.append({pair: _samples(z, model, pair[1], sizes[pair[0]]) for pair, z in heard.items()})
                 heard.clear()
             for pair, x in responses[0].items():

@@ -94,7 +94,7 @@ class PermutationSpec:
         return sizes
 
     @classmethod
-    def of_sequential(cls, model: nn.Sequential) -> PermutationSpec:
+    def of_sequential(cls, model: nn.Module) -> PermutationSpec:
         """The specification of a perceptron or convolutional network made with ``nn.Sequential`` (nested or not).
 
         Each hidden linear or convolutional layer gets a permutation, by its name. Normalisations by channel, layer
@@ -137,7 +137,7 @@ class PermutationSpec:
         return cls(axes)
 
     @classmethod
-    def of_resnet(cls, model: ResNet) -> PermutationSpec:
+    def of_resnet(cls, model: nn.Module) -> PermutationSpec:
         """The specification of a :class:`landform.models.resnet.ResNet` with norms by channel or without.
 
         One permutation for each stage's stream, shared by all its blocks (and by the stem, where the first stage adds

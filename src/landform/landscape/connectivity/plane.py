@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from landform.landscape.connectivity.curves import check_count
+from landform.landscape.connectivity.checks import check_count
 from landform.landscape.connectivity.evaluation import Loader, LossFn, Metric, Points, evaluate, placed
 from landform.landscape.connectivity.states import State, difference, dot, weights
 

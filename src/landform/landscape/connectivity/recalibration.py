@@ -59,7 +59,7 @@ def measured(
     weights = {key: tensor for key, tensor in stacked.items() if key not in statistics}
 
     def one(point: dict[str, Tensor], inputs: Any) -> Tensor:
-        functional_call(model, {**shared, **point}, (inputs,))
+        functional_call(model, {**shared, **point}, (inputs,), tie_weights=False)
         return next(iter(statistics.values())).new_zeros(())
 
     forward = Pointwise(one)

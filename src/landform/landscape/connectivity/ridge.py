@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from landform.landscape.connectivity.curves import check_count
+from landform.landscape.connectivity.checks import check_count
 
 
 @dataclass(frozen=True)

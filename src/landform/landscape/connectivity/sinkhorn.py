@@ -11,13 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from landform.landscape.connectivity.curves import check_count
+from landform.landscape.connectivity.checks import check_choice, check_count
 from landform.landscape.connectivity.data import batches_of, check_batch, check_loader, on_device
 from landform.landscape.connectivity.evaluation import Loader, LossFn, device_of, placed
 from landform.landscape.connectivity.matching import assignment
 from landform.landscape.connectivity.permutations import PermutationSpec, apply_permutation
 from landform.landscape.connectivity.recalibration import batch_statistics
-from landform.landscape.connectivity.states import State, check_choice, check_states, weights
+from landform.landscape.connectivity.states import State, check_states, weights
 from landform.landscape.curvature.operators import evaluating
 
 Objective = Literal["distance", "midpoint", "random_point"]
@@ -139,7 +139,7 @@ class SinkhornRebasin(nn.Module):
         moved = self(b)
         point = {key: torch.lerp(a[key], moved[key], t) if key in set(weights(a)) else a[key] for key in a}
         with evaluating(model), batch_statistics(model):
-            return loss_fn(functional_call(model, point, (inputs,)), targets)
+            return loss_fn(functional_call(model, point, (inputs,), tie_weights=False), targets)
 
     def fit(
         self,

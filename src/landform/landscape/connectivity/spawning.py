@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
-from landform.landscape.connectivity.curves import check_count
-from landform.landscape.connectivity.states import State, check_choice, check_states
+from landform.landscape.connectivity.checks import check_choice, check_count
+from landform.landscape.connectivity.states import State, check_states
 
 OptimizerState = Literal["reset", "copy"]
 

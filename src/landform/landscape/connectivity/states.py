@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,9 +112,3 @@ def difference(a: State, b: State, keys: Collection[str]) -> dict[str, Tensor]:
 def dot(u: State, v: State) -> float:
     """The inner product of two points of weight space, in float64."""
     return sum(float(u[key].double().flatten() @ v[key].double().flatten()) for key in u)
-
-
-def check_choice(name: str, value: Any, allowed: Collection[str]) -> None:
-    """Refuse a named choice that there is not."""
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed))}")
