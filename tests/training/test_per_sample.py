@@ -106,7 +106,11 @@ def odd_convolutions() -> nn.Sequential:
         nn.Tanh(),
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular", groups=4),
         nn.Tanh(),
-        nn.Conv2d(4, 3, 2, padding="valid", stride=(2, 1)),
+        nn.Conv2d(4, 8, 2, padding="valid", stride=(2, 1)),
+        nn.Tanh(),
+        nn.Conv2d(8, 6, (2, 3), padding="same", dilation=(1, 2), groups=2),
+        nn.Tanh(),
+        nn.Conv2d(6, 3, 1, padding=(1, 0), bias=False),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
@@ -313,6 +317,17 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.attend(x, x, x, need_weights=False)[0].sum(1)
+
+
+def test_a_sequence_with_a_layer_of_ones_own_or_a_hook_is_checked_all_the_same() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(5, 4).double(), torch.tensor([0, 2, 1, 1, 0])
+    hooked = nn.Sequential(nn.Linear(4, 3)).double()
+    hooked[0].register_forward_hook(lambda module, args, out: out - out.mean(0))
+    for model in (nn.Sequential(nn.Sequential(Centred())).double(), hooked):
+        assert_same(per_sample_gradients(model, x, y, F.cross_entropy), loop(model, x, y, F.cross_entropy))
+        with pytest.raises(ValueError, match="when the batch around it changes"):
+            per_sample_gradients(model, x, y, F.cross_entropy, method="layerwise")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which layer cannot be vectorised: a name for an error that ``torch.func`` gives without one."""
+"""What is known of layers that are to run vectorised, and a name for the one that cannot."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
+
+# Activations without parameters that act on each number alone.
+ELEMENTWISE = (
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
+    nn.Softsign, nn.Softshrink, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Tanhshrink, nn.Hardtanh, nn.Hardswish,
+    nn.Hardsigmoid, nn.Hardshrink, nn.Threshold,
+)  # fmt: skip
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its forward says."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def failing_layer(model: nn.Module, forward: Callable[[], Any]) -> str | None:

@@ -13,12 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Activations without parameters that act on each number alone.
-ELEMENTWISE = (
-    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus,
-    nn.Softsign, nn.Softshrink, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Tanhshrink, nn.Hardtanh, nn.Hardswish,
-    nn.Hardsigmoid, nn.Hardshrink, nn.Threshold,
-)  # fmt: skip
+from landform.training.vectorised import ELEMENTWISE, has_hooks
 
 # Exactly these types: a subclass may compute something else.
 LAYERS = (*ELEMENTWISE, nn.Linear, nn.Dropout, nn.Flatten, nn.LayerNorm, nn.BatchNorm1d)
@@ -63,7 +58,7 @@ class Dense:
 
 
 def _layers(name: str, module: nn.Module) -> list[tuple[str, nn.Module]] | None:
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+    if has_hooks(module):
         return None
     if type(module).forward is nn.Sequential.forward:
         found: list[tuple[str, nn.Module]] = []

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from landform.training.memory import keep_freed_memory
 from landform.training.per_sample.alone import AloneStatistics, clones
 from landform.training.per_sample.layers import Gradients, Loss, NotLayerwise, layerwise_gradients, scalar
 from landform.training.vectorised import failing_layer
@@ -157,6 +158,8 @@ class _Samples:
         self.verified = False
 
     def chunks(self, x: Tensor, y: Tensor) -> Iterator[Gradients]:
+        if x.device.type == "cpu":
+            keep_freed_memory()
         if len(x) != len(y):
             raise ValueError(f"x and y: {len(x)} samples but {len(y)} targets")
         if len(x) == 0:

@@ -27,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from landform.training.per_sample.alone import clones, instance_norm_alone
+from landform.training.vectorised import ELEMENTWISE, has_hooks
 
 Loss = Callable[[Any, Tensor], Tensor]
 
@@ -68,12 +69,18 @@ class Summed(Use):
 
 @dataclass(frozen=True)
 class Product(Use):
-    """The weight of a linear layer or a convolution of G groups: δ Aᵀ, with δ (N, G, C, P) and A (N, G, K, P)."""
+    """The weight of a linear layer or a convolution of G groups: δ Aᵀ, with δ (N, G, C, P) and A (N, G, K, P).
+
+    ``direct`` gives the product from δ without forming A, where there is a faster way.
+    """
 
     rows: Callable[[Tensor], Tensor]
     columns: Callable[[], Tensor]
+    direct: Callable[[Tensor], Tensor] | None = None
 
     def gradient(self, delta: Tensor) -> Tensor:
+        if self.direct is not None:
+            return self.direct(delta)
         rows, columns = self.rows(delta), self.columns()
         value = rows * columns.mT if rows.shape[-1] == 1 else rows @ columns.mT
         return value.reshape(-1, *self.shape)
@@ -224,7 +231,28 @@ def _convolution(convolve: Callable[..., Tensor], ndim: int) -> Callable[..., Te
         def rows(delta: Tensor) -> Tensor:
             return delta.reshape(len(delta), groups, delta.shape[1] // groups, -1)
 
-        watch.note(Product, weight, input, out, rows, windows)
+        def grouped(delta: Tensor) -> Tensor:
+            # One convolution in which every sample is a group: then each sample's weights have a gradient of their own.
+            x = F.pad(input.detach(), pads) if uneven else input.detach()
+            _, gradient, _ = torch.ops.aten.convolution_backward(
+                delta.reshape(1, -1, *places),
+                x.reshape(1, -1, *x.shape[2:]),
+                weight.detach()[:1].expand(len(x) * len(weight), *weight.shape[1:]),  # its values play no part
+                None,
+                step,
+                [0] * ndim if uneven else pads[::-2],
+                spread,
+                False,
+                [0] * ndim,
+                len(x) * groups,
+                [False, True, False],
+            )
+            return gradient.view(len(x), *weight.shape)
+
+        uneven = pads[::2] != pads[1::2]
+        # With few input channels a group is too small for the library's fast kernels.
+        direct = grouped if weight.shape[1] >= 4 else None
+        watch.note(Product, weight, input, out, rows, windows, direct)
         watch.note(Summed, bias, input, out, tuple(range(2, out.ndim)))
         return out
 
@@ -423,8 +451,9 @@ def layerwise_gradients(
 ) -> LayerwiseGradients:
     """The gradients of each sample's loss with respect to ``params``, in a batched pass; see the module's docstring.
 
-    ``verify`` runs the first sample alone as well and compares: a model whose output for one sample depends on the rest
-    of the batch, on randomness, or that puts another axis first, has no layer-wise form.
+    A model whose output for one sample depends on the rest of the batch, or on randomness, or that puts another axis
+    first, has no layer-wise form. A sequence of layers known to take samples apart has one; of any other, ``verify``
+    runs the first sample alone as well and compares.
 
     Raises:
         NotLayerwise: the closed forms do not apply, and why.
@@ -441,13 +470,35 @@ def layerwise_gradients(
         output, watch = forward(x)
         total = _losses(loss, output, y).sum()
     watch.check_inputs()
-    if verify:
+    if verify and not _takes_samples_apart(model):
         with torch.no_grad():
             _verify(output, watch, *forward(x[:1]))
     deltas: Sequence[Tensor | None] = [None] * len(watch.uses)
     if total.requires_grad and watch.uses:
         deltas = torch.autograd.grad(total, [use.edge for use in watch.uses], allow_unused=True)
     return LayerwiseGradients(watch.uses, deltas, params, len(x))
+
+
+# Layers that treat each sample on the first axis alone; normalisation over the batch is made to, see Watch.
+APART = (
+    *ELEMENTWISE, nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm,
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+)  # fmt: skip
+
+
+def _takes_samples_apart(model: nn.Module) -> bool:
+    """Whether a model is a sequence, or sequences of sequences, of such layers and nothing else."""
+    return all(
+        not has_hooks(module)
+        and (
+            type(module) in APART
+            or type(module).forward is nn.Sequential.forward
+            or (type(module) is nn.Flatten and module.start_dim == 1)
+        )
+        for module in model.modules()
+    )
 
 
 def _verify(output: Any, watch: Watch, output_alone: Any, watch_alone: Watch) -> None:
