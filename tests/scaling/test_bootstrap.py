@@ -28,7 +28,7 @@ def test_intervals_of_the_exponent_cover_it(unit: Any, seeds: int, datasets: int
     covered = 0
     for number in range(datasets):
         y = losses(number, seeds)
-        boot = bootstrap_fit(WITH_CONSTANT, (N, y if unit == "seed" else y[:, 0]), unit, B=40, seed=number)
+        boot = bootstrap_fit(WITH_CONSTANT, (N, y if unit == "seed" else y[:, 0]), unit, B=80, seed=number)
         low, high = boot.interval("alpha")
         covered += low <= TRUTH.alpha <= high
     assert 0.9 * datasets <= covered <= 0.99 * datasets
