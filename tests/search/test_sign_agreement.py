@@ -95,6 +95,16 @@ def test_it_is_the_loop_over_samples_in_integers(build, chunk_size):
     assert per_sample_sign_agreement(model, x, y, chunk_size=chunk_size) == score(model, x, y)
 
 
+@pytest.mark.parametrize("build", [plain, normed, Residual])
+def test_it_is_the_same_when_memory_allows_but_one_gradient_at_a_time(build, monkeypatch):
+    monkeypatch.setattr("landform.search.sign_agreement.BLOCK", 1)
+    model, (x, y) = build().double(), batch()
+    assert per_sample_sign_agreement(model, x, y) == score(model, x, y)
+    joint = per_sample_sign_agreement(model, x, y, batch_mode="joint")
+    monkeypatch.undo()
+    assert per_sample_sign_agreement(model, x, y, batch_mode="joint") == joint
+
+
 def test_a_running_average_of_batch_norm_in_eval_mode_is_used():
     model, (x, y) = normed().double(), batch()
     model(x)

@@ -159,14 +159,16 @@ class _SignCount:
             if len(uses) > 1 or not isinstance(use, Product):
                 self.add(name, gradients.gradient(name))
                 continue
-            rows, columns = use.rows(delta), use.columns()  # (n, groups, outputs, positions), (n, groups, inputs, ...)
-            if rows.shape[-1] == 1 and (rows.sum() + columns.sum()).isfinite():
+            rows = use.rows(delta)  # (n, groups, outputs, positions), and the columns (n, groups, inputs, positions)
+            at_a_time = max(1, BLOCK // use.shape.numel())
+            if rows.shape[-1] == 1 and (rows.sum() + (columns := use.columns()).sum()).isfinite():
                 outer = rows[..., 0].sign().permute(1, 2, 0) @ columns[..., 0].sign().transpose(0, 1)
                 self.signs[name] += outer.reshape(use.shape).to(torch.int32)
-                continue
-            size = max(1, BLOCK // use.shape.numel())
-            for some_rows, some_columns in zip(rows.split(size), columns.split(size), strict=True):
-                self.add(name, (some_rows @ some_columns.mT).reshape(-1, *use.shape))
+            elif len(rows) <= at_a_time:
+                self.add(name, use.gradient(delta))
+            else:
+                for some, inputs in zip(rows.split(at_a_time), use.columns().split(at_a_time), strict=True):
+                    self.add(name, (some @ inputs.mT).reshape(-1, *use.shape))
 
     def agreement(self) -> dict[str, Tensor]:
         agreement = {name: signs.abs() for name, signs in self.signs.items()}
