@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy as shallow_copy
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,7 +74,7 @@ class Stack:
             for name, param in states[0][0].items()
         }
         self.buffers = {name: torch.stack([buffers[name] for _, buffers in states]) for name in states[0][1]}
-        self.template = copy.deepcopy(models[0]).to("meta")
+        self.template = deepcopy(models[0]).to("meta")
         self._dense = Dense.of(self.template)
         self._costs: dict[tuple[int, ...], Cost] = {}
         self.engine = engine
@@ -134,11 +135,17 @@ class Stack:
         self.buffers = {name: move(buffer) for name, buffer in self.buffers.items()}
         return self
 
-    def module(self, m: int) -> nn.Module:
-        """The model at position ``m`` as a module of its own (a copy)."""
-        module = copy.deepcopy(self.template).to_empty(device=self.device)
-        state = {name: value[m].detach().clone() for name, value in (self.params | self.buffers).items()}
-        _assign(module, state)
+    def module(self, m: int, *, copy: bool = True) -> nn.Module:
+        """The model at position ``m`` as a module of its own; with ``copy=False`` on the stack's own memory."""
+        module = deepcopy(self.template)
+        for name, value in (self.params | self.buffers).items():
+            own = value[m].detach()
+            owner, _, leaf = name.rpartition(".")
+            place = module.get_submodule(owner)
+            if name in self.params:
+                place._parameters[leaf] = nn.Parameter(own.clone() if copy else own, value.requires_grad)
+            else:
+                place._buffers[leaf] = own.clone() if copy else own
         return module
 
     def subset(self, positions: Sequence[int] | Tensor) -> Stack:
@@ -146,14 +153,14 @@ class Stack:
         chosen = torch.as_tensor(positions, dtype=torch.long).reshape(-1)
         if len(chosen) == 0 or int(chosen.min()) < -len(self) or int(chosen.max()) >= len(self):
             raise ValueError(f"positions={chosen.tolist()}: need at least one, each below {len(self)}")
-        other = copy.copy(self)
+        other = shallow_copy(self)
         other.ids = [self.ids[i] for i in chosen.tolist()]
         if len(set(other.ids)) < len(other.ids):
             raise ValueError(f"positions={chosen.tolist()}: a model may be taken once")
         index = chosen.to(self.device)
         other.params = {k: v.detach()[index].requires_grad_(v.requires_grad) for k, v in self.params.items()}
         other.buffers = {k: v[index] for k, v in self.buffers.items()}
-        other.template = copy.deepcopy(self.template)
+        other.template = deepcopy(self.template)
         other._dense = Dense.of(other.template)
         return other
 
@@ -299,19 +306,6 @@ def _measure(stack: Stack, sample: Tensor) -> Cost:
     with torch.no_grad():
         module(sample)
     return cost
-
-
-def _assign(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put tensors in the place of a module's parameters and buffers, persistent or not."""
-    for name, value in state.items():
-        owner, _, leaf = name.rpartition(".")
-        place = module.get_submodule(owner)
-        if leaf in place._parameters:
-            old = place._parameters[leaf]
-            assert old is not None
-            place._parameters[leaf] = nn.Parameter(value, requires_grad=old.requires_grad)
-        else:
-            place._buffers[leaf] = value
 
 
 def _check_same(models: Sequence[nn.Module]) -> None:

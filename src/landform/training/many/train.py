@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,8 @@ Measure = Callable[[Stack], Mapping[str, Tensor]]
 
 # Memory that the models trained together should stay within: half of a small last-level cache, or a part of a GPU.
 CPU_BYTES, GPU_BYTES = 16 * 2**20, 2 * 2**30
+
+STEPS = 64  # that one part of the models takes before the next
 
 
 def cross_entropy(logits: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
@@ -133,126 +136,144 @@ def train_many(
         keep_freed_memory()
 
     shared = order == "shared"
-    one_by_one = stack.engine_for(x[:1].expand(batch_size, *x.shape[1:])) == "loop"
+    engine = stack.engine_for(x[:1].expand(batch_size, *x.shape[1:]))
     parts = []
-    for start in range(0, len(stack), max(1, chunk)):
-        models = slice(start, min(start + max(1, chunk), len(stack)))
-        values = {name: p.detach()[models].requires_grad_(p.requires_grad) for name, p in stack.params.items()}
-        trained = [p for p in values.values() if p.requires_grad]
-        of = {"lr": part_of(lr, models), "weight_decay": part_of(weight_decay, models)}
+    size = 1 if engine == "loop" else max(1, min(chunk, len(stack)))
+    for start in range(0, len(stack), size):
+        models = slice(start, min(start + size, len(stack)))
+        part = (_One if engine == "loop" else _Part)(stack, models, loss, shared, clip)
+        own = {"lr": part_of(lr, models), "weight_decay": part_of(weight_decay, models)}
         if optimizer == "sgd":
-            step: StackedSGD | StackedAdamW = StackedSGD(
-                trained, momentum=part_of(momentum, models), nesterov=nesterov, **of
-            )
+            part.optimizer = StackedSGD(part.trained, momentum=part_of(momentum, models), nesterov=nesterov, **own)
         elif optimizer == "adamw":
-            step = StackedAdamW(trained, betas=(part_of(betas[0], models), part_of(betas[1], models)), eps=eps, **of)
+            own_betas = (part_of(betas[0], models), part_of(betas[1], models))
+            part.optimizer = StackedAdamW(part.trained, betas=own_betas, eps=eps, **own)
         else:
             raise ValueError(f"optimizer={optimizer!r}: must be 'sgd' or 'adamw'")
-        parts.append(_Part(models, values, {k: b[models] for k, b in stack.buffers.items()}, step, of["lr"]))
+        parts.append(part)
 
     latest = torch.full((len(stack),), torch.inf, device=x.device, dtype=next(stack.parameters()).dtype)
-    now = latest.clone()
-    kept: list[Tensor] = []
+    courses: list[Tensor] = []
     measured: dict[str, list[Tensor]] = {}
-    for t, (index, weights) in enumerate(orders):
-        going = active(t, latest.clone()) if callable(active) else active
+    source = iter(orders)
+    done = 0
+    while done < steps:
+        # Part after part, each for several steps, so that its parameters and moments stay in the cache; unless
+        # something must be known of all models between two steps.
+        ahead = 1 if callable(active) else STEPS if measure is None else record - done % record
+        batches = [
+            (index.to(x.device), None if weights is None else weights.to(x.device))
+            for index, weights in itertools.islice(source, ahead)
+        ]
+        going = active(done, latest.clone()) if callable(active) else active
         if going is not None:
             check_active(going, len(stack))
-        index = index.to(x.device)
-        batch = (x[index[0]], y[index[0]]) if shared else None
+            going = going.to(x.device)
+        course = latest.new_full((len(batches), len(stack)), torch.nan)
         for part in parts:
-            if batch is None:
-                rows = index[part.models]
-                xb = x.index_select(0, rows.flatten()).unflatten(0, rows.shape)
-                yb = y.index_select(0, rows.flatten()).unflatten(0, rows.shape)
-            else:
-                xb, yb = batch
-            w = None if weights is None else weights[part.models].to(x.device)
-            gradients = _gradients_one_by_one if one_by_one else _gradients
-            losses, grads = gradients(stack, part.params, part.buffers, xb, yb, w, loss, shared)
-            touched = None if w is None else w.any(1)
-            if going is not None:
-                touched = going[part.models].to(x.device) & (True if touched is None else touched)
-            if clip is not None:
-                _clip(grads, clip)
-            for p, g in zip((p for p in part.params.values() if p.requires_grad), grads, strict=True):
-                p.grad = g
-            part.optimizer.param_groups[0]["lr"] = part.lr * part_of(factors[t], part.models)
-            part.optimizer.step(active=touched)
-            now[part.models] = losses if touched is None else torch.where(touched, losses, torch.nan)
-        latest = torch.where(now.isnan(), latest, now) if going is not None else latest
-        if (t + 1) % record == 0:
-            kept.append(now.clone())
-            for name, value in (measure(stack) if measure is not None else {}).items():
+            for k, (index, weights) in enumerate(batches):
+                rate = part_of(lr, part.models) * part_of(factors[done + k], part.models)
+                losses, touched = part.update(x, y, index, weights, going, rate)
+                if touched is None:
+                    course[k, part.models] = losses
+                else:
+                    course[k, part.models] = torch.where(touched, losses, torch.nan)
+                    latest[part.models] = torch.where(touched, losses, latest[part.models])
+        done += len(batches)
+        courses.append(course)
+        if measure is not None and done % record == 0:
+            for name, value in measure(stack).items():
                 measured.setdefault(name, []).append(value)
     return TrainManyResult(
         stack.params,
-        torch.stack(kept) if kept else latest.new_empty(0, len(stack)),
+        torch.cat(courses)[record - 1 :: record],
         {name: torch.stack(values) for name, values in measured.items()},
         torch.arange(record - 1, steps, record),
     )
 
 
-@dataclass(frozen=True)
 class _Part:
     """The models of a stack that run together: views of their parameters and buffers, and their optimiser."""
 
-    models: slice
-    params: dict[str, Tensor]
-    buffers: dict[str, Tensor]
     optimizer: StackedSGD | StackedAdamW
-    lr: PerModel
+
+    def __init__(self, stack: Stack, models: slice, loss: SampleLoss, shared: bool, clip: float | None) -> None:
+        self.stack, self.models, self.loss, self.shared, self.clip = stack, models, loss, shared, clip
+        self.params = {name: p.detach()[models].requires_grad_(p.requires_grad) for name, p in stack.params.items()}
+        self.buffers = {name: b[models] for name, b in stack.buffers.items()}
+        self.trained = [p for p in self.params.values() if p.requires_grad]
+
+    def update(
+        self,
+        x: Tensor,
+        y: Tensor,
+        index: Tensor,
+        weights: Tensor | None,
+        going: Tensor | None,
+        rate: PerModel,
+    ) -> tuple[Tensor, Tensor | None]:
+        """One step of these models: their losses (m,), and which of them were updated (all if None)."""
+        index = index if self.shared else index[self.models]
+        weights = None if weights is None else weights[self.models]
+        losses, grads = self.gradients(*self.gather(x, y, index), weights)
+        touched = None if weights is None else weights.any(1)
+        if going is not None:
+            touched = going[self.models] if touched is None else going[self.models] & touched
+        if self.clip is not None:
+            _clip(grads, self.clip)
+        for p, g in zip(self.trained, grads, strict=True):
+            p.grad = g
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step(active=touched)
+        return losses, touched
+
+    def gather(self, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The samples (m, B, …), or (B, …) if the order is shared."""
+        if self.shared:
+            return x.index_select(0, index[0]), y.index_select(0, index[0])
+        rows = index.flatten()
+        return x.index_select(0, rows).unflatten(0, index.shape), y.index_select(0, rows).unflatten(0, index.shape)
+
+    def gradients(self, x: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
+        """The models' losses and the gradients of their sum, which are each model's own."""
+        outputs = self.stack.forward(self.params, self.buffers, x, shared=self.shared)
+        means = _means(sample_losses(self.loss, outputs, y, self.shared), weights)
+        return means.detach(), list(torch.autograd.grad(means.sum(), self.trained, allow_unused=True))
 
 
-def _gradients(
-    stack: Stack,
-    params: dict[str, Tensor],
-    buffers: dict[str, Tensor],
-    x: Tensor,
-    y: Tensor,
-    weights: Tensor | None,
-    loss: SampleLoss,
-    shared: bool,
-) -> tuple[Tensor, list[Tensor | None]]:
-    """The models' losses (M,) and the gradients of their sum, which are each model's own."""
-    each = sample_losses(loss, stack.forward(params, buffers, x, shared=shared), y, shared)
-    means = each.mean(1) if weights is None else _mean_where(weights, each)
-    trained = [p for p in params.values() if p.requires_grad]
-    return means.detach(), list(torch.autograd.grad(means.sum(), trained, allow_unused=True))
+class _One(_Part):
+    """A single model, run as an ordinary module on the stack's memory."""
+
+    def __init__(self, stack: Stack, models: slice, loss: SampleLoss, shared: bool, clip: float | None) -> None:
+        super().__init__(stack, models, loss, shared, clip)
+        self.module = stack.module(models.start, copy=False)
+        self.leaves = [p for p in self.module.parameters() if p.requires_grad]
+
+    def gather(self, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        return x.index_select(0, index[0]), y.index_select(0, index[0])
+
+    def gradients(self, x: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
+        each = self.loss(self.module(x), y)
+        _check_losses(each, len(y))
+        means = _means(each.unsqueeze(0), weights)
+        grads = torch.autograd.grad(means.sum(), self.leaves, allow_unused=True)
+        return means.detach(), [None if g is None else g.unsqueeze(0) for g in grads]
 
 
-def _mean_where(weights: Tensor, each: Tensor) -> Tensor:
+def _means(each: Tensor, weights: Tensor | None) -> Tensor:
+    """(m,) from the losses of samples (m, B): their mean, over those that count."""
+    if weights is None:
+        return each.mean(1)
     # where, not a product: what does not count may be infinite
     return torch.where(weights, each, 0.0).sum(1) / weights.sum(1).clamp(min=1)
 
 
-def _gradients_one_by_one(
-    stack: Stack,
-    params: dict[str, Tensor],
-    buffers: dict[str, Tensor],
-    x: Tensor,
-    y: Tensor,
-    weights: Tensor | None,
-    loss: SampleLoss,
-    shared: bool,
-) -> tuple[Tensor, list[Tensor | None]]:
-    """The same, backward after forward for each model, so that its activations are still in the cache."""
-    losses, grads = [], []
-    for m in range(len(next(iter(params.values())))):
-        one = slice(m, m + 1)
-        means, found = _gradients(
-            stack,
-            {name: p.detach()[one].requires_grad_(p.requires_grad) for name, p in params.items()},
-            {name: b[one] for name, b in buffers.items()},
-            x if shared else x[one],
-            y if shared else y[one],
-            None if weights is None else weights[one],
-            loss,
-            shared,
+def _check_losses(each: Tensor, batch: int) -> None:
+    if each.shape != (batch,):
+        raise ValueError(
+            f"loss: must give one number a sample, ({batch},), not {tuple(each.shape)}; "
+            "PyTorch's own need reduction='none'"
         )
-        losses.append(means)
-        grads.append(found)
-    return torch.cat(losses), [None if g[0] is None else torch.cat(g) for g in zip(*grads, strict=True)]
 
 
 def sample_losses(loss: SampleLoss, outputs: Tensor, targets: Tensor, shared: bool) -> Tensor:
@@ -261,11 +282,7 @@ def sample_losses(loss: SampleLoss, outputs: Tensor, targets: Tensor, shared: bo
         each = loss(outputs, targets.expand(len(outputs), *targets.shape) if shared else targets)
     else:
         each = vmap(loss, in_dims=(0, None if shared else 0))(outputs, targets)
-    if each.shape != outputs.shape[:2]:
-        raise ValueError(
-            f"loss: must give one number a sample, {tuple(outputs.shape[1:2])}, not {tuple(each.shape[1:])}; "
-            "PyTorch's own need reduction='none'"
-        )
+    _check_losses(each[0], outputs.shape[1])
     return each
 
 
