@@ -26,7 +26,7 @@ def losses(seed: int, seeds: int = 1, noise: float = 0.01, law: PowerLaw = TRUTH
     ("unit", "sizes", "seeds", "datasets", "least"), [("seed", 7, 4, 200, 180), ("residual", 14, 1, 100, 85)]
 )
 def test_intervals_of_the_exponent_cover_it(unit: Any, sizes: int, seeds: int, datasets: int, least: int) -> None:
-    """95 % intervals hold the truth in 90 to 99 % of data sets with 1 % noise (those of few residuals in a little less)."""
+    """At 1 % noise 95 % intervals hold the truth in 90 to 99 % of data sets; those of few residuals, in a bit less."""
     x = np.geomspace(1e3, 1e6, sizes)
     covered = 0
     for number in range(datasets):
