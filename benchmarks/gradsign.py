@@ -76,13 +76,17 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
-def best(function: Callable[..., float], *arguments: object, repeats: int) -> tuple[float, float]:
-    times = []
-    for _ in range(repeats + 1):  # the first one warms up
-        start = time.perf_counter()
-        value = function(*arguments)
-        times.append(time.perf_counter() - start)
-    return value, min(times[1:])
+def measure(model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> tuple[list[float], list[float]]:
+    """Each way's score and its best time; the ways take turns, so that a busy machine slows them alike."""
+    ways: list[Callable[..., float]] = [per_sample_sign_agreement, lean_loop, published_loop]
+    scores = [0.0] * len(ways)
+    times: list[list[float]] = [[] for _ in ways]
+    for _ in range(repeats + 1):  # the first turn warms up
+        for i, way in enumerate(ways):
+            start = time.perf_counter()
+            scores[i] = way(model, x, y)
+            times[i].append(time.perf_counter() - start)
+    return scores, [min(seconds[1:]) for seconds in times]
 
 
 def machine(device: str) -> str:
@@ -108,11 +112,7 @@ def main() -> None:
         x = torch.randn(SAMPLES, *shape, device=options.device)
         y = torch.randint(10, (SAMPLES,), device=options.device)
         count = sum(w.numel() for w in weights_of(model))
-        results = [
-            best(function, model, x, y, repeats=options.repeats)
-            for function in (per_sample_sign_agreement, lean_loop, published_loop)
-        ]
-        scores, (ours, lean, published) = [score for score, _ in results], [seconds for _, seconds in results]
+        scores, (ours, lean, published) = measure(model, x, y, options.repeats)
         # A gradient that is zero but for rounding may fall either way, in any order of summation.
         if not np.allclose(scores, scores[0], rtol=1e-3):
             raise SystemExit(f"{label}: the scores differ: {scores}")
