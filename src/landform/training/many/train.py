@@ -138,7 +138,7 @@ def train_many(
     shared = order == "shared"
     engine = stack.engine_for(x[:1].expand(batch_size, *x.shape[1:]))
     parts = []
-    size = 1 if engine == "loop" else max(1, min(chunk, len(stack)))
+    size = 1 if engine == "loop" else -(-len(stack) // -(-len(stack) // max(1, chunk)))  # parts of much the same size
     for start in range(0, len(stack), size):
         models = slice(start, min(start + size, len(stack)))
         part = (_One if engine == "loop" else _Part)(stack, models, loss, shared, clip)
