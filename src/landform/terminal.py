@@ -16,7 +16,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from landform.lab.identity import TrialKey
-from landform.lab.report.marks import half_width, interval_text, number
 from landform.lab.runner import Ending, Observer, RunResult
 
 VERDICT_STYLES = {"supported": "green", "contradicted": "red", "inconclusive": "yellow"}
@@ -82,7 +81,7 @@ def print_findings(results: Sequence[RunResult], store: Path) -> None:
     """Print the table of studies, claims, effects, intervals and verdicts."""
     console = Console()
     table = Table(header_style="bold", expand=True, box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("study and its claims", ratio=1)
+    table.add_column("study and its claims", ratio=1, min_width=24)
     for name in ("effect", "95 % interval", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -94,8 +93,8 @@ def print_findings(results: Sequence[RunResult], store: Path) -> None:
             style = VERDICT_STYLES.get(verdict, "dim")
             table.add_row(
                 Padding(escape(str(claim)), (0, 0, 0, 2)),
-                number(finding.effect, half_width(finding), signed=True) if math.isfinite(finding.effect) else "—",
-                interval_text(finding.low, finding.high, signed=True),
+                _number(finding.effect),
+                "—" if math.isnan(finding.low) else f"[{_number(finding.low)}, {_number(finding.high)}]",
                 str(finding.n),
                 f"[{style}]{verdict}[/]",
                 "",
@@ -146,6 +145,10 @@ def run_document(store: Path, results: Sequence[RunResult]) -> dict[str, Any]:
             for result in results
         ],
     }
+
+
+def _number(value: float) -> str:
+    return "—" if math.isnan(value) else f"{value:+.3g}".replace("-", "−", 1)
 
 
 def _finite(value: float) -> float | None:

@@ -26,7 +26,9 @@ def number(value: float, spread: float = math.nan, *, signed: bool = False) -> s
     if math.isinf(value):
         return f"{sign}∞"
     size = abs(value)
-    if size and not 1e-4 <= max(size, spread if math.isfinite(spread) else 0.0) < 1e6:
+    if not size:
+        return "0"
+    if not 1e-4 <= max(size, spread if math.isfinite(spread) else 0.0) < 1e6:
         digits, _, power = f"{size:.2e}".partition("e")
         return f"{sign}{digits.rstrip('0').rstrip('.')}×10{str(int(power)).translate(SUPERSCRIPT)}"
     if math.isfinite(spread) and spread > 0:
