@@ -16,9 +16,13 @@ ELEMENTWISE = (
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module does more than its forward says."""
+    """Whether calling the module does anything but what its class's forward says."""
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in vars(module)
     )
 
 

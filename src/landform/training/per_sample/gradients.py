@@ -44,8 +44,10 @@ def per_sample_gradients(
         chunk_size: how many samples to hold at a time, which bounds the memory of the pass (not of the result).
         method: ``"exact"`` vectorises the backward pass over samples (``torch.func``): any model without
             data-dependent control flow. ``"layerwise"`` runs one batched backward pass and applies each layer's closed
-            form, which is several times faster for linear, convolution, embedding and normalisation layers; it refuses
-            a model that it cannot prove separable. ``"auto"`` is ``"layerwise"`` where that applies, else ``"exact"``.
+            form, which is faster; it needs every parameter to be that of a linear, convolution, embedding or
+            normalisation layer, and refuses a model whose output for one sample changes with the rest of the batch
+            (checked on the first). ``"auto"`` is ``"layerwise"`` where that applies, else ``"exact"``; the two agree
+            to rounding.
 
     Returns:
         name → (N, \\*shape), zeros for a parameter that the loss does not depend on.
