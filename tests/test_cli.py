@@ -73,7 +73,7 @@ MISTAKES = [
     (["run", "gradsign", "--preset", "huge"], ["huge", "smoke", "laptop", "paper"]),
     (["run", "gradsign", "--engine", "steam"], ["steam", "local"]),
     (["run", "gradsign", "--set", "architecture=6"], ["architecture", "architectures"]),
-    (["run", "gradsign", "--set", "architectures=six"], ["architectures", "six", "int"]),
+    (["run", "gradsign", "--set", "architectures=six"], ["architectures", "six", "whole number"]),
     (["run", "gradsign", "--set", "architectures=-6"], ["architectures", "-6"]),
     (["run", "gradsign", "--set", "architectures"], ["architectures", "KEY=VALUE"]),
     (["run", "gradsign", "--set", "data=digits", "--set", "data=glyphs"], ["data", "twice"]),
