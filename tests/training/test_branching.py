@@ -138,6 +138,19 @@ def test_forgetting_the_optimizer_or_the_data_would_be_seen() -> None:
         assert not torch.equal(weights(other), weights(whole)), forget
 
 
+def test_the_main_run_is_measured_elsewhere_too() -> None:
+    run = closure_run(PLANS["wsd"])
+    done = BranchingTrainer(run, lambda: (run.updates, weights(run)), at=[0, 12, 24]).train()
+    assert {at: updates for at, (updates, _) in done.results.items()} == {n: n for n in (0, 8, 12, 14, 24)}
+    plain = closure_run(PLANS["wsd"])
+    expected = BranchingTrainer(plain, lambda: weights(plain)).train().results
+    assert all(torch.equal(done.results[budget][1], expected[budget]) for budget in BUDGETS)
+    with pytest.raises(ValueError, match=r"at=\[25\]"):
+        BranchingTrainer(closure_run(PLANS["wsd"]), lambda: None, at=[25])
+    with pytest.raises(ValueError, match="side run"):
+        BranchingTrainer(closure_run(PLANS["wsd"]), lambda: None, at=[8])
+
+
 def test_a_state_is_a_copy() -> None:
     run = closure_run(PLANS["wsds"])
     run.train(3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -184,7 +184,7 @@ class ClosureRun:
 
 @dataclass(frozen=True)
 class Branched(Generic[Result]):
-    """What a plan gave: the measurement at each budget, in increasing order, and the updates that were executed."""
+    """What a plan gave: the measurements by number of updates, in increasing order, and the updates executed in all."""
 
     results: dict[int, Result]
     cost: int
@@ -203,10 +203,11 @@ class BranchingTrainer(Generic[Result]):
             earlier budgets, :class:`~landform.optim.schedules.CosineOracle`, :class:`~landform.optim.schedules.WSDS`
             or any other :class:`~landform.optim.schedules.Schedule`.
         measure: called when a budget's model is finished.
+        at: further numbers of updates of the main run to measure after, such as where a decay begins.
 
     Raises:
         TypeError: the run has no schedule of landform's.
-        ValueError: the run is not at its beginning.
+        ValueError: the run is not at its beginning, or ``at`` lies outside the plan.
 
     >>> from landform.optim import WarmupStableDecay
     >>> model, inputs = nn.Linear(2, 1), torch.randn(8, 4, 2)
@@ -218,22 +219,28 @@ class BranchingTrainer(Generic[Result]):
     ([4, 8], 10)
     """
 
-    def __init__(self, run: Resumable, measure: Callable[[], Result]) -> None:
+    def __init__(self, run: Resumable, measure: Callable[[], Result], *, at: Collection[int] = ()) -> None:
         if not isinstance(run.schedule, Schedule):
             raise TypeError(
                 f"run.schedule is {type(run.schedule).__name__}; must be a landform.optim.schedules.Schedule"
             )
         if run.updates:
             raise ValueError(f"run: has made {run.updates} updates; a plan starts at the beginning")
+        for stop in at:
+            if not 0 <= stop <= run.schedule.total:
+                raise ValueError(f"at={list(at)}: must lie in the plan, 0 to {run.schedule.total} updates")
+            if stop in run.schedule.branch_points():
+                raise ValueError(f"at={list(at)}: a side run of its own is measured after {stop} updates")
         self.run = run
         self.plan = run.schedule
         self.measure = measure
+        self.at = frozenset(at)
 
     def train(self) -> Branched[Result]:
         """Execute the plan."""
         run, plan = self.run, self.plan
         points = plan.branch_points()
-        own = [budget for budget in plan.checkpoints() if budget not in points]
+        own = {budget for budget in plan.checkpoints() if budget not in points} | self.at
         results, snapshots = {}, {}
         for stop in sorted({*points.values(), *own}):
             run.train(stop)
