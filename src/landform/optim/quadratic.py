@@ -96,8 +96,11 @@ def residual_curve(
     steps = check_etas(etas)
     curvature = torch.as_tensor(curvatures, dtype=torch.float64)
     log = torch.zeros(*steps.shape[:-1], len(curvature), dtype=torch.float64)
-    for eta in steps.unbind(-1):
-        log = log + torch.log((1 - eta[..., None] * curvature).abs())
+    for few in steps.split(8, dim=-1):  # so few factors cannot overflow, and their product needs one logarithm
+        product = torch.ones_like(log)
+        for eta in few.unbind(-1):
+            product = product * (1 - eta[..., None] * curvature)
+        log = log + product.abs().log()
     return log.exp()
 
 

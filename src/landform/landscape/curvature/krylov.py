@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from landform.landscape.curvature.operators import Symmetric, SymmetricOperator, as_operator
+from landform.landscape.curvature.operators import SKEWED, Symmetric, SymmetricOperator, as_operator, skewed
 
 Array = NDArray[np.float64]
 
@@ -87,7 +88,8 @@ class Krylov:
     """A growing orthonormal basis of at most ``capacity`` vectors, with the operator projected on it.
 
     ``basis`` holds one vector a row, ``projected`` is Qᵀ H Q, and ``beta`` the norm of what the last product had beside
-    the basis. The basis is allocated once; a product needs a few vectors beyond it. The vectors before ``first`` are
+    the basis. The basis is allocated once; a product needs a few vectors beyond it, a restart those that it keeps. The
+    vectors before ``first`` are
     only kept orthogonal to: the process has been renewed since.
     """
 
@@ -103,6 +105,9 @@ class Krylov:
         self.size = 0
         self.beta = 0.0
         self.scale = 0.0
+        # What the inner products of the basis with the next product must be, as the operator is symmetric.
+        self.coupling: Array = np.empty(0)
+        self.warned = False
         self.following = start / start.norm()
 
     @property
@@ -130,9 +135,12 @@ class Krylov:
             inner += again
         row = inner.double().cpu().numpy()
         self.projected[j, start : j + 1] = self.projected[start : j + 1, j] = row
+        if self.reorthogonalize:
+            self._check_symmetry(row[self.first : j])
         self.size += 1
         self.beta = float(product.norm())
         self.scale = max(self.scale, float(np.abs(row).max()), self.beta)
+        self.coupling = np.append(np.zeros(j - self.first), self.beta)
         if not self.invariant:
             self.following = product.div_(self.beta)
 
@@ -152,12 +160,14 @@ class Krylov:
         self.basis[self.first : stop] = self.vectors(coordinates)
         self.projected[self.first :, self.first :] = 0
         self.projected[self.first : stop, self.first : stop] = np.diag(values)
+        self.coupling = self.coupling @ coordinates
         self.size = stop
 
     def hold(self, vectors: Float[Tensor, "k P"]) -> None:
         """Let the basis be these orthonormal vectors, only to be kept orthogonal to."""
         self.basis[: len(vectors)] = vectors
         self.first = self.size = len(vectors)
+        self.coupling = np.empty(0)
 
     def renew(self, start: Float[Tensor, " P"]) -> None:
         """Begin a new process in what the basis has left of the space."""
@@ -166,7 +176,16 @@ class Krylov:
             start = start.addmv(basis.T, basis @ start, alpha=-1)
         self.following = start / start.norm()
         self.first = self.size
+        self.coupling = np.empty(0)
         self.projected[self.first :, self.first :] = 0
+
+    def _check_symmetry(self, inner: Array) -> None:
+        """Warn, once, where the products so far cannot be those of one symmetric matrix."""
+        skew = float(np.abs(inner - self.coupling).max(initial=0.0))
+        scale = max(self.scale, float(np.abs(inner).max(initial=0.0)))
+        if not self.warned and skewed(skew, scale, self.op.dtype):
+            self.warned = True
+            warnings.warn(f"{SKEWED}: two inner products differ by {skew:.2g} of {scale:.2g}", RuntimeWarning, 4)
 
 
 def starting(

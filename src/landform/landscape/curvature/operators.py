@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,17 @@ from landform.landscape.curvature.products import (
 )
 
 Kind = Literal["hessian", "ggn", "residual"]
+
+
+SKEWED = (
+    "the products are not those of one symmetric matrix (does the data change from pass to pass, or has a function in "
+    "the model a wrong second derivative, as torch's weight_norm has?)"
+)
+
+
+def skewed(skew: float, scale: float, dtype: torch.dtype) -> bool:
+    """Whether a difference that symmetry forbids is beyond rounding."""
+    return skew > torch.finfo(dtype).eps ** 0.5 * scale
 
 
 class SymmetricOperator(ABC):
@@ -84,6 +96,9 @@ class SymmetricOperator(ABC):
             unit = torch.zeros(stop - start, size, dtype=self.dtype, device=self.device)
             unit[:, start:stop].fill_diagonal_(1)
             dense[start:stop] = self._product(unit)
+        skew, scale = float((dense - dense.T).abs().max()), float(dense.abs().max())
+        if skewed(skew, scale, self.dtype):
+            warnings.warn(f"{SKEWED}: two entries differ by {skew:.2g} of {scale:.2g}", RuntimeWarning, stacklevel=2)
         return (dense + dense.T) / 2
 
     def _product(self, vectors: Float[Tensor, "k P"]) -> Float[Tensor, "k P"]:

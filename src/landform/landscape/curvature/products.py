@@ -172,15 +172,19 @@ def pull_back(output: Tensor, input: Tensor, cotangents: Float[Tensor, "k ..."],
     """Derivative of ``output`` in ``input``, transposed, times each cotangent: ``block`` of them at a time."""
     if not output.requires_grad:
         return cotangents.new_zeros(len(cotangents), *input.shape)
-    parts = []
-    for part in cotangents.split(block):
-        together = len(part) > 1
-        (found,) = torch.autograd.grad(
-            output, input, part if together else part[0], retain_graph=True, is_grads_batched=together,
-            materialize_grads=True,
-        )  # fmt: skip
-        parts.append(found if together else found[None])
-    return torch.cat(parts)
+    if block > 1 and len(cotangents) > 1:
+        try:
+            return torch.cat([_pull(output, input, part, together=True) for part in cotangents.split(block)])
+        except RuntimeError:
+            pass  # some backward function cannot be vectorised: one at a time, then
+    return torch.stack([_pull(output, input, cotangent) for cotangent in cotangents])
+
+
+def _pull(output: Tensor, input: Tensor, cotangent: Tensor, together: bool = False) -> Tensor:
+    (found,) = torch.autograd.grad(
+        output, input, cotangent, retain_graph=True, is_grads_batched=together, materialize_grads=True
+    )
+    return found
 
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
@@ -192,7 +196,8 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
 
     def _pack(self, tensor: Tensor) -> Tensor:
         self.total += tensor.numel() * tensor.element_size()
-        return tensor
+        # Detached: a graph that keeps an output of its own with its history would keep itself alive for ever.
+        return tensor.detach()
 
     @property
     def block(self) -> int:
