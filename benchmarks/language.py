@@ -1,7 +1,7 @@
 """Training a byte transformer: landform's LanguageRun against a bare loop of forward, backward and step.
 
 Both do the same arithmetic on the same batches (cross-entropy, gradient clipping, fused AdamW) and must end at the same
-weights. The bare loop gets its batches ready made; LanguageRun draws them, keeps the ledger, the curve and the schedule.
+weights. The bare loop gets its batches ready made; LanguageRun draws them, keeps the ledger, the curve, the schedule.
 Blocks of updates alternate between the two, so that a busy machine slows both; what is reported is the median over
 blocks of the ratio of their times. One thread unless --threads says otherwise.
 
