@@ -197,7 +197,7 @@ study = Study(
     ],
     presets={
         "smoke": Preset(Config(epochs=2, learning_rates=(0.01,), curve_every=1), seeds=1),
-        "laptop": Preset(Config(), seeds=12, tuning_seeds=2),
+        "laptop": Preset(Config(), seeds=12, tuning_seeds=3),
         "paper": Preset(
             Config(
                 data="hf:cifar10",
