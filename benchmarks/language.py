@@ -15,6 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -70,8 +71,8 @@ def main() -> None:
         theirs, ours = [], []
         for block in range(options.blocks + 1):  # the first one warms up
             batches = [run.batch(update).long() for update in range(block * updates, (block + 1) * updates)]
-            theirs.append(seconds(lambda batches=batches: bare(other, other_optimizer, batches), device))
-            ours.append(seconds(lambda until=(block + 1) * updates: run.train(until, evaluate_at=[]), device))
+            theirs.append(seconds(partial(bare, other, other_optimizer, batches), device))
+            ours.append(seconds(partial(run.train, (block + 1) * updates, evaluate_at=[]), device))
         for a, b in zip(model.parameters(), other.parameters(), strict=True):
             if not torch.allclose(a, b, rtol=1e-3, atol=1e-4):
                 raise SystemExit(f"d_model={width}: the two loops end at different weights")

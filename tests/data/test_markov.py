@@ -83,6 +83,15 @@ def test_the_seed_decides() -> None:
     assert torch.equal(first, second)
 
 
+def test_zipf_weights_are_the_mean_of_the_rows() -> None:
+    rows = torch.cat([markov_source(1, 20, 0.5, seed, zipf=1.0).transitions for seed in range(100)])
+    weights = 1 / torch.arange(1, 21, dtype=torch.float64)
+    torch.testing.assert_close(rows.mean(0), weights / weights.sum(), rtol=0, atol=0.01)
+    # The variance of a Dirichlet component with total A: w (1 − w)/(A + 1).
+    first = float(weights[0] / weights.sum())
+    assert float(rows[:, 0].var()) == pytest.approx(first * (1 - first) / (20 * 0.5 + 1), rel=0.1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -90,6 +99,7 @@ def test_the_seed_decides() -> None:
         ({"vocab": 1}, "vocab=1"),
         ({"concentration": 0.0}, "concentration=0.0"),
         ({"concentration": math.nan}, "concentration=nan"),
+        ({"zipf": -1.0}, "zipf=-1.0"),
         ({"order": 5, "vocab": 100}, "a table of"),
     ],
 )

@@ -96,14 +96,16 @@ class MarkovSource:
         return -self.transitions[contexts.unbind(-1)].log()
 
 
-def markov_source(order: int, vocab: int, concentration: float, seed: int) -> MarkovSource:
-    """A random Markov source: for every context P(next | context) ~ Dirichlet(concentration, …, concentration).
+def markov_source(order: int, vocab: int, concentration: float, seed: int, zipf: float = 0.0) -> MarkovSource:
+    """A random Markov source: for every context P(next | context) ~ Dirichlet(vocab · concentration · w).
 
-    A small concentration makes the next token almost certain, a large one makes all tokens equally likely.
+    Token k = 1, 2, … has the weight w_k ∝ k^(−zipf). With ``zipf`` 0 all are 1/vocab, and no token is special; with 1
+    tokens, and so contexts, are as unequally frequent as the words of a language. A small concentration makes the next
+    token almost certain, a large one makes every row equal to w.
 
     Raises:
-        ValueError: an order below 1, fewer than 2 tokens, a concentration that is not positive and finite, or a table
-            of more than 10⁸ entries.
+        ValueError: an order below 1, fewer than 2 tokens, a concentration that is not positive and finite, a negative
+            ``zipf``, or a table of more than 10⁸ entries.
 
     >>> markov_source(order=2, vocab=8, concentration=0.3, seed=0)
     MarkovSource(order=2, vocab=8, entropy=... nats per token)
@@ -112,9 +114,12 @@ def markov_source(order: int, vocab: int, concentration: float, seed: int) -> Ma
     check_count("vocab", vocab, 2)
     if not 0 < concentration < math.inf:
         raise ValueError(f"concentration={concentration}: must be positive and finite")
+    if not 0 <= zipf < math.inf:
+        raise ValueError(f"zipf={zipf}: must be zero or more, and finite")
     if vocab ** (order + 1) > 10**8:
         raise ValueError(f"order={order}, vocab={vocab}: a table of {vocab ** (order + 1):.1e} entries; at most 1e8")
-    alpha = np.full(vocab, float(concentration))
+    weights = np.arange(1, vocab + 1) ** -float(zipf)
+    alpha = vocab * concentration * weights / weights.sum()
     rows = np.random.default_rng(seed).dirichlet(alpha, size=(vocab,) * order)
     return MarkovSource(torch.from_numpy(rows))
 
