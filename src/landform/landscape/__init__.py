@@ -1,4 +1,4 @@
-"""Measuring a trained network: the curvature of its loss, and the paths between it and others."""
+"""Measuring a trained network: the curvature of its loss, the paths between it and others, and valleys to test on."""
 
 from landform.landscape.connectivity import (
     STABLE_BELOW,
@@ -51,6 +51,14 @@ from landform.landscape.curvature import (
     split_spectrum,
     top_eigenpairs,
 )
+from landform.landscape.river import (
+    RiverValley,
+    is_valley_shaped,
+    optimal_decay,
+    optimal_rates,
+    river_valley,
+    valley_depth,
+)
 
 __all__ = [
     "STABLE_BELOW",
@@ -65,6 +73,7 @@ __all__ = [
     "Mountainside",
     "ParameterVector",
     "PermutationSpec",
+    "RiverValley",
     "Sharpness",
     "SinkhornRebasin",
     "SpawnExperiment",
@@ -84,6 +93,7 @@ __all__ = [
     "hvp",
     "interpolate",
     "interpolation_curve",
+    "is_valley_shaped",
     "lanczos",
     "layerwise_barrier",
     "layerwise_estimate",
@@ -93,11 +103,15 @@ __all__ = [
     "loss_plane",
     "mountainside",
     "near_zero_fraction",
+    "optimal_decay",
+    "optimal_rates",
     "recalibrate_batchnorm",
+    "river_valley",
     "sharpness",
     "sinkhorn",
     "spectral_density",
     "split_spectrum",
     "top_eigenpairs",
+    "valley_depth",
     "weight_matching",
 ]
