@@ -93,7 +93,8 @@ def test_only_named_layers_move() -> None:
 def test_a_layer_name_is_no_mere_beginning() -> None:
     a = {"layer1.w": torch.zeros(1), "layer10.w": torch.zeros(1)}
     b = {key: torch.ones(1) for key in a}
-    assert interpolate(a, b, 1.0, layers=["layer1"]) == {"layer1.w": torch.ones(1), "layer10.w": torch.zeros(1)}
+    for name in ("layer1", "layer1."):
+        assert interpolate(a, b, 1.0, layers=[name]) == {"layer1.w": torch.ones(1), "layer10.w": torch.zeros(1)}
 
 
 def test_mismatches_are_named_key_by_key() -> None:

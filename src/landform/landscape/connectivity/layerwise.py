@@ -35,7 +35,7 @@ def layerwise_barrier(
     loader: Loader,
     loss_fn: LossFn,
     grouping: Grouping = "module",
-    base: Base = "mean",
+    base: Base = "a",
     cumulative: Cumulative | None = None,
     *,
     against: Against = "full",

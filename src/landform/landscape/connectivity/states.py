@@ -79,7 +79,7 @@ def selected(state: State, layers: Layers) -> list[str]:
         return list(state)
     if isinstance(layers, str):
         raise TypeError(f"layers={layers!r}: give several names, as in [{layers!r}]")
-    names = list(layers)
+    names = [name.removesuffix(".") for name in layers]
     if not names:
         raise ValueError("layers is empty: there is nothing to move")
     for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -81,13 +82,14 @@ def class_structure(
         raise ValueError(f"the model gives outputs of shape {tuple(logits.shape)}; class structure needs logits (n, K)")
     p = logits.detach().softmax(dim=1)
     eigenvalues, directions = torch.linalg.eigh(torch.diag_embed(p) - p[:, :, None] * p[:, None, :])
+    eigenvalues[:, 0] = 0  # that of (1, …, 1), whose rounding a root would magnify
     roots = (directions * eigenvalues.clamp(min=0).sqrt()[:, None, :]) @ directions.mT
     cotangents = []
     for label in targets.unique():
         member = targets == label
         # √(n_c/n) B̄_c: a mean over the class, so 1/n_c, times the root of its share.
-        weight = member / torch.sqrt(member.sum() * len(targets))
+        weight = member.to(roots) / math.sqrt(int(member.sum()) * len(targets))
         cotangents.append(weight[None, :, None] * roots.permute(2, 0, 1))
-    factor = pull_back(logits, w, torch.cat(cotangents).to(logits.dtype))
+    factor = pull_back(logits, w, torch.cat(cotangents))
     between = LowRank(factor)
     return ClassStructure(between, Difference(whole, between))

@@ -237,7 +237,7 @@ def _flat(
     w = layout.flatten({name: tensor.detach() for name, tensor in named.items()})
     flat = layout.flatten(direction).to(w)
     if flat.shape != w.shape:
-        raise ValueError(f"v has {tuple(flat.shape)} values for {w.numel()} parameters")
+        raise ValueError(f"v has shape {tuple(flat.shape)} when flat; params has {tuple(w.shape)}")
     return layout, finite(w, "params").clone().requires_grad_(), flat
 
 

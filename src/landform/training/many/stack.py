@@ -135,17 +135,13 @@ class Stack:
         self.buffers = {name: move(buffer) for name, buffer in self.buffers.items()}
         return self
 
-    def module(self, m: int, *, copy: bool = True) -> nn.Module:
-        """The model at position ``m`` as a module of its own; with ``copy=False`` on the stack's own memory."""
+    def module(self, m: int) -> nn.Module:
+        """The model at position ``m`` as a module of its own (a copy)."""
         module = deepcopy(self.template)
         for name, value in (self.params | self.buffers).items():
-            own = value[m].detach()
-            owner, _, leaf = name.rpartition(".")
-            place = module.get_submodule(owner)
-            if name in self.params:
-                place._parameters[leaf] = nn.Parameter(own.clone() if copy else own, value.requires_grad)
-            else:
-                place._buffers[leaf] = own.clone() if copy else own
+            place, leaf = place_of(module, name)
+            own = value[m].detach().clone()
+            place[leaf] = nn.Parameter(own, value.requires_grad) if name in self.params else own
         return module
 
     def subset(self, positions: Sequence[int] | Tensor) -> Stack:
@@ -306,6 +302,13 @@ def _measure(stack: Stack, sample: Tensor) -> Cost:
     with torch.no_grad():
         module(sample)
     return cost
+
+
+def place_of(module: nn.Module, name: str) -> tuple[dict[str, Any], str]:
+    """The dictionary that holds a module's parameter or buffer of this name, and its key there."""
+    owner, _, leaf = name.rpartition(".")
+    place = module.get_submodule(owner)
+    return (place._parameters if leaf in place._parameters else place._buffers), leaf
 
 
 def _check_same(models: Sequence[nn.Module]) -> None:

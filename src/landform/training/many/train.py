@@ -15,7 +15,7 @@ from torch.func import vmap
 
 from landform.training.many.optimizers import PerModel, StackedAdamW, StackedSGD, check_per_model, per_model
 from landform.training.many.orders import Batching, Order, Orders
-from landform.training.many.stack import Stack
+from landform.training.many.stack import Stack, place_of
 from landform.training.memory import keep_freed_memory
 
 SampleLoss = Callable[[Tensor, Tensor], Tensor]
@@ -23,8 +23,8 @@ Schedule = Callable[[int], PerModel] | Tensor
 Active = Bool[Tensor, " models"] | Callable[[int, Float[Tensor, " models"]], Bool[Tensor, " models"]]
 Measure = Callable[[Stack], Mapping[str, Tensor]]
 
-# Memory that the models trained together should stay within: half of a small last-level cache, or a part of a GPU.
-CPU_BYTES, GPU_BYTES = 16 * 2**20, 2 * 2**30
+# Memory that the models trained together should stay within: a last-level cache, or a part of a GPU.
+CPU_BYTES, GPU_BYTES = 32 * 2**20, 2 * 2**30
 
 STEPS = 64  # that one part of the models takes before the next
 
@@ -137,11 +137,15 @@ def train_many(
 
     shared = order == "shared"
     engine = stack.engine_for(x[:1].expand(batch_size, *x.shape[1:]))
+    module = stack.module(0)
     parts = []
     size = 1 if engine == "loop" else -(-len(stack) // -(-len(stack) // max(1, chunk)))  # parts of much the same size
     for start in range(0, len(stack), size):
         models = slice(start, min(start + size, len(stack)))
-        part = (_One if engine == "loop" else _Part)(stack, models, loss, shared, clip)
+        if engine == "loop":
+            part: _Part = _One(stack, models, loss, shared, clip, module)
+        else:
+            part = _Part(stack, models, loss, shared, clip)
         own = {"lr": part_of(lr, models), "weight_decay": part_of(weight_decay, models)}
         if optimizer == "sgd":
             part.optimizer = StackedSGD(part.trained, momentum=part_of(momentum, models), nesterov=nesterov, **own)
@@ -242,17 +246,24 @@ class _Part:
 
 
 class _One(_Part):
-    """A single model, run as an ordinary module on the stack's memory."""
+    """A single model, run as an ordinary module: ``module``, which all models take in turns, with its own tensors."""
 
-    def __init__(self, stack: Stack, models: slice, loss: SampleLoss, shared: bool, clip: float | None) -> None:
+    def __init__(
+        self, stack: Stack, models: slice, loss: SampleLoss, shared: bool, clip: float | None, module: nn.Module
+    ) -> None:
         super().__init__(stack, models, loss, shared, clip)
-        self.module = stack.module(models.start, copy=False)
-        self.leaves = [p for p in self.module.parameters() if p.requires_grad]
+        self.module = module
+        own = {name: nn.Parameter(p.detach()[0], p.requires_grad) for name, p in self.params.items()}
+        self.leaves = [p for p in own.values() if p.requires_grad]
+        every = {**own, **{name: b[0] for name, b in self.buffers.items()}}
+        self.places = [(*place_of(module, name), tensor) for name, tensor in every.items()]
 
     def gather(self, x: Tensor, y: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         return x.index_select(0, index[0]), y.index_select(0, index[0])
 
     def gradients(self, x: Tensor, y: Tensor, weights: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
+        for place, leaf, tensor in self.places:
+            place[leaf] = tensor
         each = self.loss(self.module(x), y)
         _check_losses(each, len(y))
         means = _means(each.unsqueeze(0), weights)
