@@ -548,7 +548,7 @@ class Laboratory:
             for name, value in vars(found).items():
                 yield Record(arm, f"{name}_on_the_way", value, x=share)
             heights = layerwise_barrier(
-                self.model, a, b, [self.batch], F.cross_entropy, n_points=self.config.layer_points
+                self.model, a, b, [self.batch], F.cross_entropy, base="mean", n_points=self.config.layer_points
             )
             for layer, height in heights.items():
                 yield Record(arm, "layer_barrier", height, x=share, unit=f"layer {layer}")
