@@ -1,13 +1,13 @@
 """Training many small models at once: landform's stack against the same work done model after model.
 
 The loop is a plain PyTorch loop: for each model its own ``torch.optim.SGD`` (momentum 0.9), and for each step the
-gathered batch, forward, loss, backward, step. Its sample indices are drawn beforehand; the stack draws its own within
-the timed region. "processes" divides the loop over as many processes as there are threads, of one thread each. All arms
-see the same batches, in float32 on the same number of threads, in turns; after three warm-up steps, a time is the
-median of several blocks with its range. The results are compared in the same run. Set-up (optimisers, processes) is
-left out of every arm and shown.
+gathered batch, forward, loss, backward, step. "processes" divides the loop over as many processes as there are threads,
+of one thread each. All arms draw the same permutations of the same samples, model by model, in the timed region, and
+run in float32 on the same number of threads, in turns. After three warm-up steps, a time is the median of several
+blocks, with its range; the loop's optimisers and the processes are made outside of it. The results are compared in the
+same run, in float64.
 
-    python benchmarks/many_models.py [--threads 1 2] [--blocks 7] [--grid] [--clock wall]
+    python benchmarks/many_models.py [--threads 1 2] [--blocks 7] [--only MLP] [--grid] [--clock wall]
 
 ``--grid`` goes over sizes from 10³ to 10⁶ parameters and 1 to 512 models, to find where a stack stops paying.
 """
@@ -31,10 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landform.models import MLP, ConvNet
-from landform.training import Stack, train_many
-from landform.training.many.orders import Orders
+from landform.training import Stack, seed_stream, train_many
 
-SAMPLES, LR, MOMENTUM = 2000, 0.05, 0.9
+SAMPLES, LR, MOMENTUM = 2048, 0.05, 0.9
 Factory = Callable[[], nn.Module]
 
 
@@ -68,51 +67,60 @@ WORKLOADS: list[tuple[str, Factory, tuple[int, ...], int, int, int]] = [
     ("MLP 64-32-10", tiny_mlp, (64,), 200, 64, 20),
     ("CNN 8-16, 8×8", cnn, (1, 8, 8), 32, 64, 10),
     ("CNN 8-16, group norm, 8×8", normed_cnn, (1, 8, 8), 32, 64, 10),
-    ("CNN 32-64, 8×8", wide_cnn, (1, 8, 8), 16, 64, 10),
-    ("CNN 16-32, group norm, 3×32×32", large_cnn, (3, 32, 32), 8, 64, 4),
+    ("CNN 32-64, 8×8", wide_cnn, (1, 8, 8), 16, 64, 20),
+    ("CNN 16-32, group norm, 3×32×32", large_cnn, (3, 32, 32), 8, 64, 8),
 ]
 
 
 class Loop:
-    """Models trained one after another; ``indices`` (steps, models, batch) is what they see."""
+    """Models trained one after another, from fresh optimisers; ``numbers`` name their random streams."""
 
-    def __init__(self, models: list[nn.Module], x: Tensor, y: Tensor) -> None:
-        self.models, self.x, self.y = models, x, y
-        self.optimizers = [torch.optim.SGD(m.parameters(), LR, MOMENTUM) for m in models]
+    def __init__(self, models: list[nn.Module], numbers: list[int], x: Tensor, y: Tensor, batch_size: int) -> None:
+        self.models, self.numbers, self.x, self.y, self.batch_size = models, numbers, x, y, batch_size
+        self.renew()
 
-    def __call__(self, indices: Tensor) -> None:
-        for m, (model, optimizer) in enumerate(zip(self.models, self.optimizers, strict=True)):
-            for index in indices[:, m]:
+    def renew(self) -> None:
+        self.optimizers = [torch.optim.SGD(m.parameters(), LR, MOMENTUM) for m in self.models]
+
+    def __call__(self, steps: int, seed: int) -> None:
+        for model, optimizer, number in zip(self.models, self.optimizers, self.numbers, strict=True):
+            generator = seed_stream(seed, number)
+            batches: list[Tensor] = []
+            for _ in range(steps):
+                if not batches:
+                    batches = list(torch.randperm(SAMPLES, generator=generator).split(self.batch_size))
+                index = batches.pop(0)
                 loss = F.cross_entropy(model(self.x[index]), self.y[index])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
 
 
-def work(end: Connection, models: list[nn.Module], x: Tensor, y: Tensor) -> None:
-    """A process of the pool: trains its models whenever it is sent indices."""
+def work(end: Connection, loop: Loop) -> None:
+    """A process of the pool: trains its models whenever it is told to."""
     torch.set_num_threads(1)
-    loop = Loop(models, x, y)
-    while (indices := end.recv()) is not None:
-        loop(indices)
+    while (order := end.recv()) is not None:
+        loop.renew()
+        loop(*order)
         end.send(True)
 
 
 class Processes:
     """The loop divided over processes."""
 
-    def __init__(self, models: list[nn.Module], x: Tensor, y: Tensor, count: int) -> None:
+    def __init__(self, stack: Stack, x: Tensor, y: Tensor, batch_size: int, count: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self.parts = [slice(k, None, count) for k in range(count)]
         self.ends = []
-        for part in self.parts:
+        for k in range(count):
+            models = range(k, len(stack), count)
+            loop = Loop([stack.module(m) for m in models], [stack.ids[m] for m in models], x, y, batch_size)
             ours, theirs = context.Pipe()
-            context.Process(target=work, args=(theirs, models[part], x, y), daemon=True).start()
+            context.Process(target=work, args=(theirs, loop), daemon=True).start()
             self.ends.append(ours)
 
-    def __call__(self, indices: Tensor) -> None:
-        for part, end in zip(self.parts, self.ends, strict=True):
-            end.send(indices[:, part].clone())
+    def __call__(self, steps: int, seed: int) -> None:
+        for end in self.ends:
+            end.send((steps, seed))
         for end in self.ends:
             end.recv()
 
@@ -124,6 +132,12 @@ class Processes:
 def data(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(SAMPLES, *shape, generator=generator), torch.randint(0, 10, (SAMPLES,), generator=generator)
+
+
+def train(stack: Stack, x: Tensor, y: Tensor, steps: int, batch_size: int, seed: int) -> None:
+    train_many(
+        stack, x, y, steps=steps, batch_size=batch_size, batching="epoch", lr=LR, momentum=MOMENTUM, seed=seed
+    )  # fmt: skip
 
 
 def difference(stack: Stack, modules: list[nn.Module]) -> float:
@@ -152,58 +166,36 @@ def compare(
     x, y = data(shape)
     stack = Stack.from_factory(factory, models, seed=0)
     modules = [stack.module(m) for m in range(models)]
+    loop = Loop(modules, stack.ids, x, y, batch_size)
 
-    def indices(block: int) -> Tensor:
-        orders = Orders(
-            stack.ids,
-            SAMPLES,
-            batch_size,
-            steps=steps,
-            seed=block,
-            masks=None,
-            order="independent",
-            batching="resample",
-        )
-        return torch.stack([index for index, _ in orders])
+    def joint(steps: int, seed: int) -> None:
+        train(stack, x, y, steps, batch_size, seed)
 
-    def joint(block: int, steps: int) -> None:
-        train_many(stack, x, y, steps=steps, batch_size=batch_size, lr=LR, momentum=MOMENTUM, seed=block)
-
-    # The same result, in float64 over one block.
+    # The same result, in float64.
     check = stack.subset(range(models)).to(torch.float64)
     checked = [check.module(m) for m in range(models)]
-    train_many(check, x.double(), y, steps=steps, batch_size=batch_size, lr=LR, momentum=MOMENTUM)
-    Loop(checked, x.double(), y)(indices(0))
+    train(check, x.double(), y, steps, batch_size, seed=0)
+    Loop(checked, check.ids, x.double(), y, batch_size)(steps, 0)
     apart = difference(check, checked)
 
-    times: dict[str, list[float]] = {"loop": [], "stack": []} | ({"processes": []} if pool else {})
-    started = time.perf_counter()
-    processes = Processes([stack.module(m) for m in range(models)], x, y, pool) if pool else None
-    joint(0, 3)
-    Loop(modules, x, y)(indices(0)[:3])
-    if processes is not None:
-        processes(indices(0)[:3])
-    warm = time.perf_counter() - started
-    for block in range(blocks):
-        seen = indices(block)
-        loop = Loop(modules, x, y)
-        start = clock()
-        loop(seen)
-        times["loop"].append(clock() - start)
-        start = clock()
-        joint(block, steps)
-        times["stack"].append(clock() - start)
-        if processes is not None:
+    arms: dict[str, Callable[[int, int], None]] = {"loop": loop, "stack": joint}
+    if pool:
+        arms["processes"] = Processes(stack, x, y, batch_size, pool)
+    times: dict[str, list[float]] = {arm: [] for arm in arms}
+    for block in range(-1, blocks):  # the first is the warm-up
+        loop.renew()
+        for arm, run in arms.items():
             start = clock()
-            processes(seen)
-            times["processes"].append(clock() - start)
-    if processes is not None:
-        processes.close()
+            run(3 if block < 0 else steps, block + 1)
+            if block >= 0:
+                times[arm].append(clock() - start)
+    if pool:
+        arms["processes"].close()  # type: ignore[attr-defined]
     size = sum(p.numel() for p in modules[0].parameters())
     engine = stack.engine_for(x[:batch_size])
     print(
         f"\n{title}: {size} parameters, {models} models, batch {batch_size}, engine {engine!r}, "
-        f"apart by {apart:.0e} in float64, set-up and warm-up {warm:.1f} s"
+        f"apart by {apart:.0e} in float64"
     )
     for arm, values in times.items():
         rates = sorted(models * steps / value for value in values)
@@ -242,6 +234,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--blocks", type=int, default=7)
+    parser.add_argument("--only", default="", help="the workloads whose title holds this")
     parser.add_argument("--grid", action="store_true")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a busy machine, one thread")
     options = parser.parse_args()
@@ -269,6 +262,8 @@ def main() -> None:
         grid(options.blocks, clock)
         return
     for title, factory, shape, models, batch_size, steps in WORKLOADS:
+        if options.only not in title:
+            continue
         pool = threads if options.clock == "wall" and threads > 1 else 0
         compare(title, factory, shape, models, batch_size, steps, blocks=options.blocks, clock=clock, pool=pool)
 

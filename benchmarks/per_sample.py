@@ -4,7 +4,7 @@ The loop is what one writes without it: clear the gradients, forward one sample,
 them at the end. All arms give the same tensors (checked in float64), on the same number of threads, in turns; times are
 medians of several blocks with their range, after a warm-up.
 
-    python benchmarks/per_sample.py [--threads 1] [--blocks 15] [--clock wall]
+    python benchmarks/per_sample.py [--threads 1] [--blocks 15] [--only CNN] [--clock wall]
 """
 
 from __future__ import annotations
@@ -85,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--blocks", type=int, default=15)
+    parser.add_argument("--only", default="", help="the networks whose title holds this")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a busy machine, one thread")
     options = parser.parse_args()
     if options.clock == "cpu" and options.threads != 1:
@@ -93,6 +94,8 @@ def main() -> None:
     print(f"{processor()}; torch {torch.__version__}; {options.threads} thread(s); {SAMPLES} samples, float32")
     print(f"milliseconds ({options.clock} time), median (min–max)")
     for title, (make, shape) in NETWORKS.items():
+        if options.only not in title:
+            continue
         torch.manual_seed(0)
         x, y = torch.randn(SAMPLES, *shape), torch.randint(0, 10, (SAMPLES,))
         clock = time.perf_counter if options.clock == "wall" else time.process_time

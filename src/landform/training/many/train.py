@@ -266,9 +266,9 @@ class _One(_Part):
             place[leaf] = tensor
         each = self.loss(self.module(x), y)
         _check_losses(each, len(y))
-        means = _means(each.unsqueeze(0), weights)
-        grads = torch.autograd.grad(means.sum(), self.leaves, allow_unused=True)
-        return means.detach(), [None if g is None else g.unsqueeze(0) for g in grads]
+        mean = each.mean() if weights is None else _means(each.unsqueeze(0), weights)[0]
+        grads = torch.autograd.grad(mean, self.leaves, allow_unused=True)
+        return mean.detach().reshape(1), [None if g is None else g.unsqueeze(0) for g in grads]
 
 
 def _means(each: Tensor, weights: Tensor | None) -> Tensor:
