@@ -108,6 +108,8 @@ def test_auto_takes_the_dense_form_where_it_applies_and_a_loop_for_large_convolu
     assert small.cost(images).convolutions == 36 * 4 * 18 + 4 * 6 * 36
     assert small.engine_for(images) == "vmap"
     assert small.engine_for(torch.zeros(3000, 2, 6, 6)) == "loop"
+    single = Stack([nn.Sequential(nn.Conv2d(2, 4, 6), nn.GroupNorm(4, 4), nn.Flatten())])
+    assert single.engine_for(images) == "vmap"  # though one sample alone would have one value a group
     hooked = mlp()
     hooked[0].register_forward_hook(lambda module, args, out: 2 * out)
     stack = Stack([hooked])
