@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -33,8 +33,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from landform import data
 from landform.claims import Better, Holds, Trend
 from landform.data.corpus import windows
-from landform.models.resnet import ResNet
-from landform.models.transformer import ByteTransformer
+from landform.models import MLP, ByteTransformer, ResNet
 from landform.optim.quadratic import (
     QuadraticProblem,
     chebyshev_residual,
@@ -300,6 +299,10 @@ study = Study(
     minimise=("loss", "log_loss", "log_expected_loss", "log_worst_case"),
     tune_by="loss",
     may_diverge=("loss", "log_loss", "log_expected_loss", "early_decay_gain"),
+    reading="With equal tuning the family is worth about as much as a menu of the usual schedules: tuned UBA, tuned "
+    "REX and the menu end within about a per cent of each other, and the intervals of their differences cover zero. "
+    "A fixed phi of 5 is worse than cosine. The minimax theory holds to rounding, but it leaves out gradient noise: "
+    "under noise the best phi falls with the condition number, and on quadratics linear decay ends lower than UBA.",
 )
 
 
@@ -484,13 +487,11 @@ def images(config: Config, seed: int, *, tuning: bool) -> Problem:
     x, held_x = (x - mean) / spread, (held_x - mean) / spread
 
     def network() -> nn.Module:
-        if config.image_net != "mlp":
-            depth = int(config.image_net.removeprefix("resnet"))
-            net: nn.Module = ResNet(depth, classes, in_channels=x.shape[1], widths=config.widths)
+        if config.image_net == "mlp":
+            net: nn.Module = MLP(x[0].numel(), config.widths, classes)
         else:
-            sizes = [x[0].numel(), *config.widths]
-            hidden = [layer for n, m in pairwise(sizes) for layer in (nn.Linear(n, m), nn.ReLU())]
-            net = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], classes))
+            depth = int(config.image_net.removeprefix("resnet"))
+            net = ResNet(depth, classes, in_channels=x.shape[1], widths=config.widths)
         return nn.Sequential(ShiftAndMirror(), net) if config.augment else net
 
     training = {"momentum": config.momentum, "weight_decay": config.weight_decay}
@@ -659,8 +660,9 @@ def draw_shapes(ax: Axes) -> None:
         ax.annotate(name, (at, height), xytext=(3, 3), textcoords="offset points", color=colour, fontsize=9)
     for shape, style in ((linear_factor, "--"), (rex_factor, ":")):
         ax.plot(s, shape(s), style, color="0.5", lw=1.2)
-    ax.text(0.02, 0.04, "dashed: linear\ndotted: REX", color="0.5", fontsize=9)
-    ax.set(xlabel="progress through the budget", ylabel="rate / peak rate", title="UBA's shapes, by phi", xlim=(0, 1.1))
+    ax.text(0.03, 0.03, "dashed: linear, dotted: REX", color="0.5", fontsize=9, transform=ax.transAxes)
+    ax.set(xlim=(0, 1.1), ylim=(-0.15, 1.04), title="UBA's shapes, by phi")
+    ax.set(xlabel="progress through the budget", ylabel="rate / peak rate")
 
 
 def draw_residuals(ax: Axes, arrays: Arrays) -> None:
@@ -671,12 +673,15 @@ def draw_residuals(ax: Axes, arrays: Arrays) -> None:
     for place, (phi, colour) in enumerate(zip(shown, COLOURS, strict=False)):
         curve = residuals[phis.index(phi)]
         ax.loglog(curvatures, np.maximum(curve, 1e-6), color=colour, lw=1.2)
-        name = f"phi = {phi:g}" + (" = 2 kappa" if phi == phis[-1] else "")
-        ax.text(
-            0.04, 0.27 - 0.075 * place, f"{name}: {curve.max():.2g}", color=colour, fontsize=9, transform=ax.transAxes
-        )
+        name = f"phi = {phi:g}: {curve.max():.2g}"
+        x, y = (0.04, 0.2 - 0.075 * place) if phi != phis[-1] else (0.33, 0.67)
+        ax.text(x, y, name, color=colour, fontsize=9, transform=ax.transAxes)
     ax.set_ylim(1e-6, 3)
-    ax.set(xlabel="curvature / L", ylabel="what is left of that coordinate", title="Worst cases, best extreme rates")
+    ax.set(
+        xlabel="curvature / L",
+        ylabel="what is left of that coordinate",
+        title=f"Worst case, kappa = {1 / curvatures[0]:g}",
+    )
 
 
 def draw_best(ax: Axes, best: pd.DataFrame) -> None:
@@ -690,7 +695,8 @@ def draw_best(ax: Axes, best: pd.DataFrame) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.text(0.04, 0.93, "in the worst case", color=COLOURS[4], fontsize=9, transform=ax.transAxes)
-    name_budgets(ax, 0.04, 0.86, "in expectation, at ")
+    name_budgets(ax, 0.04, 0.18, "in expectation, at ")
+    ax.set_ylim(0.01, 5000)
     ax.set(xlabel="condition number kappa", ylabel="best phi", title="Which phi is best on quadratics")
 
 
@@ -723,10 +729,10 @@ def draw_differences(ax: Axes, rows: pd.DataFrame, task: str) -> None:
                 mean, half = interval(100 * (table[arm] - table["cosine"]).dropna().to_numpy())
                 ax.errorbar(mean, place + shift, xerr=half, color=colour, marker=marker, ms=4, lw=1.2, capsize=2)
     draw_zero(ax)
-    ax.set_ylim(len(ARM_NAMES) - 0.4, -1.6)
+    ax.set_ylim(len(ARM_NAMES) - 0.5, -0.5)
     ax.set_yticks(range(len(ARM_NAMES)), list(ARM_NAMES.values()) if task == "quadratics" else [])
     if task == "quadratics":
-        name_budgets(ax, 0.04, 0.95, "")
+        name_budgets(ax, 0.45, 0.56, "")
     ax.set(title=task, xlabel="loss above cosine's (100 · log ratio)")
 
 
