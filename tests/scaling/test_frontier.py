@@ -72,8 +72,9 @@ def test_smoothing_keeps_noise_from_flickering() -> None:
 def test_a_curve_that_ends_does_not_make_the_next_one_best() -> None:
     # Everything is trained too briefly: each model is still the best of its budget when its training ends.
     sizes = 1e6 * 4.0 ** np.arange(6)
-    with pytest.raises(ValueError, match="changes 0 times"):
-        fit_frontier(curves_of(LAW, sizes, tokens=(0.1, 1.0)), sizes, method="measured")
+    frontier = fit_frontier(curves_of(LAW, sizes, tokens=(0.1, 1.0)), sizes, method="measured")
+    assert not len(frontier.switches[0])
+    assert np.isnan(frontier.beta)
     # Here the large ones alone are: the frontier ends where the last natural winner's curve ends.
     curves = curves_of(LAW, sizes)
     cut = [(C[:20], loss[:20]) if i >= 3 else (C, loss) for i, (C, loss) in enumerate(curves)]

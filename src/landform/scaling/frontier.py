@@ -87,7 +87,8 @@ class Frontier:
         law: L(C), fitted to the envelope.
         switches: budgets at which the best model changes, and the geometric mean of the two sizes, which are equally
             good there.
-        beta, C_0: N_opt(C) = (C/C_0)^beta, the line through the switches on double logarithmic axes.
+        beta, C_0: N_opt(C) = (C/C_0)^beta, the line through the switches on double logarithmic axes; NaN where there
+            are fewer than two: then sizes or budgets do not span enough for an exponent.
     """
 
     compute: Float[np.ndarray, " grid"]
@@ -126,8 +127,7 @@ def fit_frontier(
         points: of the grid, at equal ratios.
 
     Raises:
-        ValueError: curves and sizes that do not fit, or a best model that changes fewer than twice: then sizes or
-            budgets do not span enough for an exponent.
+        ValueError: curves and sizes that do not fit together.
 
     Source: arXiv 2010.14701.
     """
@@ -154,11 +154,9 @@ def fit_frontier(
     loss = values[argmin, np.arange(len(grid))]
     # A model that is best from its first point on became so at some unknown budget before.
     changes = changes[np.isfinite(values[argmin[changes + 1], changes])]
-    if len(changes) < 2:
-        raise ValueError(f"curves: the best model changes {len(changes)} times; an exponent needs at least 2 changes")
     at = np.sqrt(grid[changes] * grid[changes + 1])
     between = np.sqrt(sizes[argmin[changes]] * sizes[argmin[changes + 1]])
-    beta, intercept = np.polyfit(np.log(at), np.log(between), 1)
+    beta, intercept = np.polyfit(np.log(at), np.log(between), 1) if len(changes) > 1 else (np.nan, np.nan)
     law = fit_power_law(grid, loss, form="power+const")
     return Frontier(grid, loss, sizes[argmin], law, (at, between), float(beta), float(np.exp(-intercept / beta)))
 
