@@ -73,14 +73,10 @@ def test_tuning_measures_validation_loss_alone_over_equal_grids() -> None:
         reported = list(study.trial(config, 0, Run(chosen=chosen)))
         settings = {(r.arm, r.setting) for r in reported if r.setting}
         assert settings == {*chosen.items(), ("wsd_uncharged", chosen["wsd"])}
-
-
-def test_validation_and_test_texts_differ() -> None:
-    one = list(study.trial(dataclasses.replace(SMOKE, peaks=(0.01, 0.02)), 0, Run()))
-    tuned = {r.arm: r.value for r in one if r.setting == "0.01"}
-    chosen = dict.fromkeys(study.COMPARED, "0.01")
-    tested = values(list(study.trial(dataclasses.replace(SMOKE, peaks=(0.01, 0.02)), 0, Run(chosen=chosen))), "loss")
-    assert all(tested[arm] != tuned[arm] for arm in tuned)
+        if config.task == "text":  # the losses are of another text than that which chose the settings
+            tuned = {(r.arm, r.setting): r.value for r in records}
+            tested = values(reported, "loss")
+            assert all(tested[arm] != tuned[arm, setting] for arm, setting in chosen.items())
 
 
 def test_plans_cost_what_they_claim() -> None:

@@ -68,11 +68,12 @@ class Config:
     min_ratio: float = 0.1
 
     data: str = "corpus"
-    budgets: tuple[int, ...] = (250, 500, 1000)
-    warmup: int = 25
-    rewarmup: int = 25
+    """Anything that loads as bytes, with validation and test splits."""
+    budgets: tuple[int, ...] = (200, 400, 800)
+    warmup: int = 20
+    rewarmup: int = 20
     """Of Cyclic-Cosine; WSD-S has none."""
-    peaks: tuple[float, ...] = (0.003, 0.0055, 0.01)
+    peaks: tuple[float, ...] = (0.00075, 0.0015, 0.003, 0.006)
     d_model: int = 32
     n_layer: int = 2
     n_head: int = 2
@@ -81,7 +82,7 @@ class Config:
     batch_size: int = 8
     weight_decay: float = 0.1
     clip: float = 1.0
-    held_out: int = 1500
+    held_out: int = 1000
     """Sequences to measure the loss on."""
     counted: int = 4_000_000
     """Bytes of training text whose statistics say which bytes are certain."""
@@ -212,7 +213,7 @@ study = Study(
             "excess_over_closed_form",
             at_least=0.8,
             at_most=1.2,
-            says="On bigrams the loss on uncertain tokens before the decay is the closed form's, to 20 %",
+            says="On bigrams the loss on uncertain tokens in the stable phase is the closed form's, to 20 %",
         ),
         *(
             claim
@@ -302,6 +303,12 @@ study = Study(
     minimise=("loss", "validation_loss", "certain_excess"),
     tune_by="validation_loss",
     may_diverge=("loss", "validation_loss"),
+    reading=(
+        "On text training is still far from its end, where a rate that stays high gains most: WSD-S beats even the "
+        "cosine runs made for each budget, a constant rate comes close to it, and the decay helps certain bytes as "
+        "much as uncertain ones. On bigrams, near the end of training, hillsides and river show as the paper has them, "
+        "and a long cosine brings the loss down further than a decay of a tenth."
+    ),
 )
 
 
@@ -572,6 +579,9 @@ def on_bigrams(config: Config, seed: int, run: Run) -> Iterator[Record]:
         return
 
     share = float(language.frequencies[~language.deterministic].sum())
+    # The closed form is of the mean of a loss that fluctuates: over the later half of the last stable stretch.
+    stable = [excess[step].stochastic for step in steps if (last + decays) / 2 <= step <= decays]
+    held = torch.stack(stable).mean(0)
     for rate in config.table_rates:
         place = places["wsds", rate, total]
         before, after = excess[decays], excess[total]
@@ -579,10 +589,10 @@ def on_bigrams(config: Config, seed: int, run: Run) -> Iterator[Record]:
         yield Record("wsds", "drop_by_rate", uncertain, x=rate)
         predicted = language.stationary_excess(rate, config.table_batch) / share
         yield Record("closed_form", "excess_by_rate", predicted, x=rate)
-        yield Record("wsds", "excess_by_rate", float(before.stochastic[place]), x=rate)
+        yield Record("wsds", "excess_by_rate", float(held[place]), x=rate)
         if rate == config.table_rate:
             certain = float(before.deterministic[place] - after.deterministic[place])
-            yield Record("wsds", "excess_over_closed_form", float(before.stochastic[place]) / predicted)
+            yield Record("wsds", "excess_over_closed_form", float(held[place]) / predicted)
             yield Record("uncertain", "decay_drop", uncertain)
             yield Record("certain", "decay_drop", certain)
             yield Record("certain", "drop_share", abs(certain) / uncertain)
@@ -696,9 +706,7 @@ def figure(records: pd.DataFrame, arrays: Arrays) -> Figure:
 
     reported = records[records["role"] == "reported"]
     fig, axes = plt.subplot_mosaic(
-        [["curves", "budgets"], ["rates", "budgets"], ["kinds", "profiles"], ["kinds", "drops"]],
-        figsize=(11, 10),
-        height_ratios=(2.4, 1, 1.7, 1.7),
+        [[[["curves"], ["curves"], ["rates"]], "budgets"], ["kinds", [["profiles"], ["drops"]]]], figsize=(11, 10)
     )
     fig.set_layout_engine("constrained")
     text, bigrams = (reported[reported["task"] == task] for task in ("text", "bigrams"))
@@ -775,7 +783,7 @@ def draw_budgets(ax: Axes, text: pd.DataFrame) -> None:
     ax.axvline(0, lw=0.8, color=rcParams["text.color"])
     ax.axvspan(-0.02, 0.02, color=GREY, alpha=0.12, lw=0)
     ax.set_yticks([-row for row in range(len(rows))], rows)
-    ax.set_ylim(0.5 - len(rows), 1.1)
+    ax.set_ylim(0.5 - len(rows), 1.6)
     ax.set(
         xlabel="loss less that of WSD-S (nats a byte, 95 % intervals; band ± 0.02)",
         ylabel="budget (updates)",
@@ -803,7 +811,7 @@ def draw_kinds(ax: Axes, arrays: Arrays) -> None:
     for place, arm in enumerate(CURVES):
         ax.text(0.98, 0.95 - 0.06 * place, NAMES[arm], color=COLOURS[arm], ha="right", transform=ax.transAxes)
     ax.text(0.3, 0.74, "uncertain tokens (solid)", transform=ax.transAxes, fontsize=9)
-    ax.text(0.06, 0.3, "certain tokens (dashed)", transform=ax.transAxes, fontsize=9)
+    ax.text(0.06, 0.1, "certain tokens (dashed)", transform=ax.transAxes, fontsize=9)
     ax.set(
         xlabel="updates", ylabel="loss above the entropy (nats)", title="Bigrams: hillsides and river, one peak rate"
     )
@@ -832,8 +840,8 @@ def draw_profiles(ax: Axes, arrays: Arrays) -> None:
 def draw_drops(ax: Axes, bigrams: pd.DataFrame) -> None:
     """By peak rate: the excess that the stable phase holds, predicted and found, and what the decay takes off."""
     lines = (
-        ("closed_form", "excess_by_rate", GREY, "--", "before the decay, closed form"),
-        ("wsds", "excess_by_rate", ORANGE, "o-", "before the decay"),
+        ("closed_form", "excess_by_rate", GREY, "--", "stable phase, closed form"),
+        ("wsds", "excess_by_rate", ORANGE, "o-", "stable phase"),
         ("wsds", "drop_by_rate", BLUE, "s-", "drop during the decay"),
     )
     for place, (arm, metric, colour, style, words) in enumerate(lines):
