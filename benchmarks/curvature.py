@@ -1,9 +1,10 @@
 """The five largest Hessian eigenvalues: landform's Lanczos process against PyHessian's deflated power iteration.
 
-Both get the same network, weights and batch, in one process. Each runs at the loosest of its tolerances with which
+Both get the same network, weights and batch, in one process. Each runs at the loosest of the tolerances with which
 every one of the five is within 1e-3 of the exact value, relatively, from each of three random starts; exact are those
-of SciPy's ARPACK in float64 to 1e-10. Larger tolerances are cheaper for both. Times are the best of several repeats,
-from the network to the eigenvalues. CPU time is what a busy machine disturbs least.
+of SciPy's ARPACK in float64 to 1e-10. Where no tolerance is accurate enough the tightest is timed, and the error shows
+it. Times are the best of several repeats, from the network to the eigenvalues. CPU time is what a busy machine
+disturbs least.
 
 PyHessian 0.1 is not needed otherwise. Its eigenvalues() runs on current PyTorch (its density() does not: it calls
 torch.eig, which is gone). It imports nothing that landform lacks, so it can be installed beside it:
@@ -37,7 +38,7 @@ from landform.landscape import CurvatureOperator, top_eigenpairs
 TOP = 5
 ACCURACY = 1e-3
 STARTS = (0, 1, 2)
-TOLERANCES = (2e-2, 1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)
+TOLERANCES = (5e-2, 2e-2, 1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 5e-5, 2e-5, 1e-5)
 BATCH = 512
 
 Eigenvalues = Callable[[nn.Module, tuple[Tensor, Tensor], float, int], Sequence[float]]
@@ -77,7 +78,7 @@ def error(values: Sequence[float], reference: np.ndarray) -> float:
 def loosest(
     method: Eigenvalues, model: nn.Module, batch: tuple[Tensor, Tensor], reference: np.ndarray
 ) -> tuple[float, float]:
-    """The first tolerance that is accurate enough from every start, and the largest error with it."""
+    """The first tolerance that is accurate enough from every start, or else the tightest; and its largest error."""
     for tol in TOLERANCES:
         worst = 0.0
         for seed in STARTS:
@@ -86,7 +87,7 @@ def loosest(
                 break
         else:
             return tol, worst
-    raise SystemExit(f"{method.__name__} is not accurate to {ACCURACY:g} even at tol={tol:g}: {worst:.0e}")
+    return tol, worst
 
 
 def mlp(*sizes: int) -> nn.Module:

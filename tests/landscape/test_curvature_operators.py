@@ -312,6 +312,8 @@ def test_wrong_modes_are_refused() -> None:
     batch = data()
     with pytest.raises(ValueError, match="draws random numbers"):
         CurvatureOperator(normalised(dropout=0.5), CE, batch, eval_mode=False)
+    with pytest.raises(ValueError, match="no batches"):
+        CurvatureOperator(mlp(), CE, DataLoader(TensorDataset(batch[0][:0], batch[1][:0])), eval_mode=False)
     with pytest.raises(ValueError, match="batch statistics of '1'"):
         CurvatureOperator(normalised(), CE, batch, eval_mode=False, chunk=3)
     CurvatureOperator(normalised(dropout=0.5).eval(), CE, batch, eval_mode=False, chunk=3)
@@ -377,8 +379,12 @@ def test_products_work_without_gradients_around_them() -> None:
     expected = CurvatureOperator(model, CE, batch).to_dense()
     with torch.no_grad():
         found = CurvatureOperator(model, CE, batch).to_dense()
+        part = CurvatureOperator(model, CE, batch, "ggn").to_dense()
+        between = class_structure(model, batch).between.to_dense()
     assert torch.equal(found, expected)
-    assert not found.requires_grad
+    assert torch.equal(part, CurvatureOperator(model, CE, batch, "ggn").to_dense())
+    assert torch.equal(between, class_structure(model, batch).between.to_dense())
+    assert not any(matrix.requires_grad for matrix in (found, part, between))
 
 
 def test_dense_matrix_has_a_limit() -> None:

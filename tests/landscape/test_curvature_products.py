@@ -136,6 +136,10 @@ def test_hvp_leaves_the_parameters_alone() -> None:
     found = hvp(lambda w, _: (w**3).sum(), w, None, torch.ones(3))
     assert w.grad is None
     assert not found.requires_grad
+    with torch.no_grad():
+        assert torch.equal(hvp(lambda w, _: (w**3).sum(), w, None, torch.ones(3)), found)
+        by_ggn = ggn_vp(lambda w, x: x * w, w, (torch.ones(1, 3), torch.zeros(1, 3)), torch.ones(3), loss="mse")
+    assert torch.equal(by_ggn, torch.ones(3))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Measuring a trained network: the curvature of its loss, the paths between it and others, and valleys to test on."""
 
+from landform.landscape.batch_size_switch import BatchSizeSwitch, BatchSizeSwitchExperiment
 from landform.landscape.connectivity import (
     STABLE_BELOW,
     Checkpoint,
@@ -62,6 +63,8 @@ from landform.landscape.river import (
 
 __all__ = [
     "STABLE_BELOW",
+    "BatchSizeSwitch",
+    "BatchSizeSwitchExperiment",
     "Checkpoint",
     "ClassStructure",
     "CurvatureOperator",

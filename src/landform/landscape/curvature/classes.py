@@ -76,8 +76,7 @@ def class_structure(
     whole = CurvatureOperator(model, "ce", batch, kind="ggn", dtype=dtype)
     targets = batch[1].to(whole.device)
     w = whole.weights.clone().requires_grad_()
-    with torch.enable_grad():
-        logits = whole.outputs(w, batch[0])
+    logits = whole.outputs(w, batch[0])
     if logits.ndim != 2:
         raise ValueError(f"the model gives outputs of shape {tuple(logits.shape)}; class structure needs logits (n, K)")
     p = logits.detach().softmax(dim=1)

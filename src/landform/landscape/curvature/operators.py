@@ -293,18 +293,17 @@ class CurvatureOperator(SymmetricOperator):
         w = self.weights.clone().requires_grad_()
         targets = _each_tensor(targets, self._cast)
         saved = SavedBytes()
-        with saved, torch.enable_grad():
-            outputs = self.outputs(w, inputs)
-            loss = self._loss_fn(outputs, targets) if self.kind != "ggn" else None
-        with torch.enable_grad():
-            hessian = None if loss is None else hessian_product(loss, w, saved.block)
+        with double_differentiable():
+            with saved:
+                outputs = self.outputs(w, inputs)
+                loss = self._loss_fn(outputs, targets)
             if self.kind == "hessian":
-                assert hessian is not None
-                return hessian
-            gauss_newton = gauss_newton_product(outputs, lambda f: self._loss_fn(f, targets), w, saved.block)
-        if hessian is None:
-            return gauss_newton
-        return lambda rows: hessian(rows) - gauss_newton(rows)
+                return hessian_product(loss, w, saved.block)
+            part = gauss_newton_product(outputs, lambda f: self._loss_fn(f, targets), w, saved.block)
+            if self.kind == "ggn":
+                return part
+            whole = hessian_product(loss, w, saved.block)
+            return lambda rows: whole(rows) - part(rows)
 
     def outputs(self, w: Float[Tensor, " P"], inputs: Any) -> Any:
         """What the model gives for these inputs with the flat weights ``w``, differentiable in them."""
@@ -325,11 +324,11 @@ class CurvatureOperator(SymmetricOperator):
                     f"chunk={self._chunk} would change the batch statistics of {name!r}, which is in training mode; "
                     "leave chunk out, or measure in eval mode"
                 )
-        inputs, targets = next(self._pieces())
-        with torch.no_grad():
-            first, second = (
-                self._loss_fn(self.outputs(self.weights, inputs), _each_tensor(targets, self._cast)) for _ in range(2)
-            )
+        piece = next(self._pieces(), None)
+        if piece is None:
+            raise ValueError("data has no batches")
+        targets = _each_tensor(piece[1], self._cast)
+        first, second = (self._loss_fn(self.outputs(self.weights, piece[0]), targets) for _ in range(2))
         if not torch.allclose(first, second, rtol=1e-5, atol=0):
             raise ValueError(
                 f"two passes over the same batch gave the losses {first.item():.6g} and {second.item():.6g}: the model "

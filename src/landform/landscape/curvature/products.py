@@ -6,7 +6,8 @@ pass back through that graph, so that any number of products share the passes be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, get_args
 
 import torch
@@ -97,10 +98,10 @@ def ggn_vp(
     loss_fn = criterion(loss)
     inputs, targets = batch
     layout, w, direction = _flat(params, v)
-    given = _like(params, layout, w)
     with double_differentiable():
+        given = _like(params, layout, w)
         outputs = call(model, given, inputs) if isinstance(model, nn.Module) else model(given, inputs)
-    product = gauss_newton_product(outputs, lambda f: loss_fn(f, targets), w)
+        product = gauss_newton_product(outputs, lambda f: loss_fn(f, targets), w)
     return _like(params, layout, finite(product(direction[None])[0], "the Gauss–Newton-vector product"))
 
 
@@ -125,9 +126,11 @@ def call(model: nn.Module, state: Mapping[str, Tensor], inputs: Any) -> Any:
     return functional_call(model, dict(state), tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,))
 
 
-def double_differentiable() -> Any:
-    """Within it attention is computed by the one kernel that can be differentiated twice."""
-    return sdpa_kernel(SDPBackend.MATH)
+@contextmanager
+def double_differentiable() -> Iterator[None]:
+    """Within it gradients are on, and attention is computed by the one kernel that can be differentiated twice."""
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def hessian_product(loss: Tensor, w: Float[Tensor, " P"], block: int = 1) -> Product:
