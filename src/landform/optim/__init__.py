@@ -1,6 +1,6 @@
-"""How the loss is minimised: learning-rate schedules and exact optimisation on quadratics."""
+"""How the loss is minimised: learning-rate schedules, sharpness-aware optimisers, exact optimisation on quadratics."""
 
-from landform.optim import quadratic, schedules
+from landform.optim import quadratic, schedules, sharpness
 from landform.optim.quadratic import (
     QuadraticProblem,
     chebyshev_residual,
@@ -12,8 +12,12 @@ from landform.optim.quadratic import (
 )
 from landform.optim.schedules import *  # noqa: F403
 from landform.optim.schedules import __all__ as _schedules
+from landform.optim.sharpness import GSAM, SAGM, SAM
 
 __all__ = [
+    "GSAM",
+    "SAGM",
+    "SAM",
     "QuadraticProblem",
     "chebyshev_residual",
     "chebyshev_steps",
@@ -22,6 +26,7 @@ __all__ = [
     "residual_curve",
     "schedules",
     "second_moments",
+    "sharpness",
     "worst_case_residual",
     *_schedules,
 ]
