@@ -4,7 +4,7 @@ Two loops: the leanest that PyTorch allows (``autograd.grad`` of the weights, si
 published procedure (``loss.backward()``, gradients copied to NumPy, flattened, stacked to an n × d matrix). Best of
 several repeats, one thread unless --threads says otherwise; all three must give the same score.
 
-    python benchmarks/gradsign.py [--threads 1] [--repeats 5] [--device cpu]
+    python benchmarks/gradsign.py [--threads 1] [--repeats 30] [--device cpu]
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def machine(device: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -255,10 +255,12 @@ class LanguageRun:
 
         def closure() -> Tensor:
             self.optimizer.zero_grad()
-            losses = sequence_losses(self.model, rows, self.scored)
-            loss = losses.mean()
-            seen.append(loss.detach())
-            if self.loss_hook is not None:
+            if self.loss_hook is None:
+                loss = _next_token_loss(self.model, rows, self.scored, "mean")
+                seen.append(loss.detach())
+            else:
+                losses = sequence_losses(self.model, rows, self.scored)
+                seen.append(losses.detach().mean())
                 loss = self.loss_hook(losses, update)
             loss.backward()
             if self.clip is not None:
@@ -291,11 +293,15 @@ def sequence_losses(
     model: ByteTransformer, tokens: Int[Tensor, "batch length+1"], scored: int | None = None
 ) -> Float[Tensor, " batch"]:
     """Each sequence's mean cross-entropy in nats per token, over its last ``scored`` tokens (all but the first)."""
+    return _next_token_loss(model, tokens, scored, "none").view(len(tokens), -1).mean(1)
+
+
+def _next_token_loss(model: ByteTransformer, tokens: Tensor, scored: int | None, reduction: str) -> Tensor:
+    """The cross-entropy of the scored tokens: their mean, which costs a pass less, or each token's."""
     tokens = tokens.long()
     first = 0 if scored is None else tokens.shape[1] - 1 - scored
     logits, targets = model(tokens[:, :-1])[:, first:], tokens[:, 1 + first :]
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return losses.view(targets.shape).mean(1)
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
 
 
 def sequences(text: Shaped[Tensor, " n"], length: int) -> Shaped[Tensor, "count length+1"]:
