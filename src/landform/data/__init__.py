@@ -3,24 +3,39 @@
 from landform.data.bigram import BigramLanguage, bigram_language
 from landform.data.contact import contact_sheet
 from landform.data.corpus import windows
+from landform.data.corruptions import CORRUPTIONS, corrupt
+from landform.data.counter import hash_normal, hash_uniform
+from landform.data.indexed import IndexedDataset
 from landform.data.jitter import affine_jitter
+from landform.data.label_noise import cyclic_label_noise, pair_label_noise, uniform_label_noise
 from landform.data.markov import MarkovSource, markov_source
 from landform.data.split import Split, merge, standardise
+from landform.data.streams import CorruptionStream, StreamBatch
 from landform.data.uris import load
 from landform.data.worlds import World, worlds
 
 __all__ = [
+    "CORRUPTIONS",
     "BigramLanguage",
+    "CorruptionStream",
+    "IndexedDataset",
     "MarkovSource",
     "Split",
+    "StreamBatch",
     "World",
     "affine_jitter",
     "bigram_language",
     "contact_sheet",
+    "corrupt",
+    "cyclic_label_noise",
+    "hash_normal",
+    "hash_uniform",
     "load",
     "markov_source",
     "merge",
+    "pair_label_noise",
     "standardise",
+    "uniform_label_noise",
     "windows",
     "worlds",
 ]

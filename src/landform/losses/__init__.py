@@ -1,5 +1,8 @@
 """What is minimised: losses as ``nn.Module``s, ``(prediction, target) -> scalar``."""
 
+from landform.losses.active_passive import ActivePassiveLoss, NCEandAGCELoss, NCEandAULLoss, NCEandRCELoss
+from landform.losses.adaptive_ldr import AdaptiveLDRKLLoss
+from landform.losses.base import ClassificationLoss
 from landform.losses.binary import (
     BinaryFocalLoss,
     ExponentialLoss,
@@ -20,22 +23,53 @@ from landform.losses.ensloss import (
     one_vs_rest_margins,
     pairwise_margins,
 )
+from landform.losses.ldr import LDRKLLoss, general_ldr, soft_maximum
+from landform.losses.multiclass_margin import CrammerSingerLoss, WestonWatkinsLoss
+from landform.losses.noise_robust import (
+    GCELoss,
+    JSLoss,
+    MAELoss,
+    MSELoss,
+    RLLLoss,
+    SCELoss,
+    TruncatedGCELoss,
+    log_likelihood,
+)
 
 __all__ = [
+    "ActivePassiveLoss",
+    "AdaptiveLDRKLLoss",
     "BinaryFocalLoss",
     "BoxCoxSchedule",
+    "ClassificationLoss",
+    "CrammerSingerLoss",
     "EnsLoss",
     "ExponentialLoss",
+    "GCELoss",
     "HingeLoss",
+    "JSLoss",
+    "LDRKLLoss",
     "LogisticLoss",
+    "MAELoss",
+    "MSELoss",
     "MarginLoss",
     "MulticlassEnsLoss",
+    "NCEandAGCELoss",
+    "NCEandAULLoss",
+    "NCEandRCELoss",
+    "RLLLoss",
+    "SCELoss",
     "TailedHingeLoss",
+    "TruncatedGCELoss",
+    "WestonWatkinsLoss",
     "calibrated_derivatives",
     "calibration_violations",
+    "general_ldr",
     "inverse_box_cox",
     "is_calibrated_sequence",
+    "log_likelihood",
     "one_vs_rest_margins",
     "pairwise_margins",
     "signed_margins",
+    "soft_maximum",
 ]

@@ -15,26 +15,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from landform.losses.base import Reduction, check_argument, check_choice, check_scores, readable, reduce
+
 TargetFormat = Literal["zero_one", "signed"]
-Reduction = Literal["mean", "sum", "none"]
 Tail = Literal["inverse", "inverse_log", "log"]
-
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise a ValueError that names what is allowed, unless ``value`` is."""
-    if value not in allowed:
-        raise ValueError(f"{name}={value!r}: must be one of {', '.join(map(repr, allowed))}")
-
-
-def check_scores(scores: Tensor) -> Tensor:
-    """``scores`` in at least float32, once they are found to be floating, present and finite."""
-    if not scores.is_floating_point():
-        raise TypeError(f"scores have dtype {scores.dtype}: they must be floating point")
-    if scores.numel() == 0:
-        raise ValueError(f"scores of shape {tuple(scores.shape)} are empty: a loss needs at least one sample")
-    if not torch.isfinite(scores).all():
-        raise ValueError("scores contain NaN or infinite values")
-    return scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
 
 def signed_margins(
@@ -62,20 +46,13 @@ def signed_margins(
         )
     low = 0 if target_format == "zero_one" else -1
     outside = (targets != low) & (targets != 1)
-    if outside.any():
+    if readable(targets) and outside.any():
         raise ValueError(
             f"targets contain {targets[outside][0].item()}: with target_format={target_format!r} "
             f"they must be in {{{low}, 1}}"
         )
     signs = torch.where(targets.reshape(scores.shape) == 1, 1.0, -1.0).to(scores)
     return signs * scores
-
-
-def reduce(values: Float[Tensor, "*batch"], reduction: Reduction) -> Tensor:
-    """The mean, the sum, or each of the samples' values."""
-    if reduction == "mean":
-        return values.mean()
-    return values.sum() if reduction == "sum" else values
 
 
 class MarginLoss(nn.Module, ABC):
@@ -161,8 +138,7 @@ class BinaryFocalLoss(MarginLoss):
         self, gamma: float = 2.0, *, reduction: Reduction = "mean", target_format: TargetFormat = "zero_one"
     ) -> None:
         super().__init__(reduction=reduction, target_format=target_format)
-        if not 0 <= gamma < float("inf"):
-            raise ValueError(f"gamma={gamma}: must be finite and at least zero")
+        check_argument("gamma", gamma, 0 <= gamma < float("inf"), "finite and at least zero")
         self.gamma = gamma
 
     def phi(self, margins: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:

@@ -15,19 +15,12 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from landform.losses.binary import (
-    MarginLoss,
-    Reduction,
-    TargetFormat,
-    check_choice,
-    check_scores,
-    reduce,
-    signed_margins,
-)
+from landform.losses.base import Reduction, check_choice, check_logits, own_class, reduce
+from landform.losses.binary import MarginLoss, TargetFormat, signed_margins
 
 Draw = Callable[[int, torch.Generator | None], Tensor]
 Distribution = Literal["boxcox", "exponential"]
@@ -314,8 +307,7 @@ def one_vs_rest_margins(
     logits: Float[Tensor, "*batch n classes"], targets: Int[Tensor, "*batch n"]
 ) -> Float[Tensor, "*batch n classes"]:
     """Each class's score against all others: +f_k for k = y and -f_k for k != y. Pure, fit for ``vmap``."""
-    own = targets.unsqueeze(-1) == torch.arange(logits.shape[-1], device=logits.device)
-    return torch.where(own, logits, -logits)
+    return torch.where(own_class(targets, logits.shape[-1]), logits, -logits)
 
 
 def pairwise_margins(
@@ -376,18 +368,7 @@ class MulticlassEnsLoss(EnsLoss):
         self.scheme: Scheme = scheme
 
     def forward(self, logits: Float[Tensor, "batch classes"], targets: Int[Tensor, " batch"]) -> Tensor:
-        if logits.ndim != 2 or logits.shape[1] < 2 or targets.shape != logits.shape[:1]:
-            raise ValueError(
-                f"logits of shape {tuple(logits.shape)} and targets of shape {tuple(targets.shape)}: "
-                "must be (B, K) with K at least 2, and (B,)"
-            )
-        logits = check_scores(logits)
-        if targets.is_floating_point() or targets.dtype == torch.bool or targets.is_complex():
-            raise TypeError(f"targets have dtype {targets.dtype}: they must be integer class indices")
-        outside: Bool[Tensor, " batch"] = (targets < 0) | (targets >= logits.shape[1])
-        if outside.any():
-            raise ValueError(f"targets contain {targets[outside][0].item()}: must be in 0..{logits.shape[1] - 1}")
-        targets = targets.long()
+        logits, targets = check_logits(logits, targets)
         if self.scheme == "one_vs_rest":
             terms = self.phi(one_vs_rest_margins(logits, targets).T).T
         else:
