@@ -39,17 +39,27 @@ class _Stacked(torch.optim.Optimizer):
 
     moments: tuple[str, ...] = ()
 
-    def __init__(self, params: Iterable[Tensor], defaults: dict[str, Any]) -> None:
-        super().__init__(params, defaults)
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        try:
+            self._set_up(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _set_up(self, group: dict[str, Any]) -> None:
+        """Check a new group, and add what it needs."""
         counts = {len(p) for group in self.param_groups for p in group["params"]}
         if len(counts) != 1:
             raise ValueError(f"params: not all have the same number of models on their first axis: {sorted(counts)}")
         (self.models,) = counts
-        for group in self.param_groups:
-            for name in ("lr", "momentum", "weight_decay"):
-                check_per_model(name, group.get(name, 0.0), self.models)
-            for name in ("beta1", "beta2"):
-                check_per_model(name, group.get(name, 0.0), self.models, below=1.0)
+        for name in ("lr", "momentum", "weight_decay"):
+            check_per_model(name, group.get(name, 0.0), self.models)
+        for name in ("beta1", "beta2"):
+            check_per_model(name, group.get(name, 0.0), self.models, below=1.0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "models": self.models, "moments": self.moments}
 
     @overload
     def step(self, closure: None = None, *, active: Tensor | None = None) -> None: ...
@@ -186,8 +196,10 @@ class StackedAdamW(_Stacked):
         super().__init__(
             params, {"lr": lr, "beta1": betas[0], "beta2": betas[1], "eps": eps, "weight_decay": weight_decay}
         )
-        for group in self.param_groups:
-            group["updates"] = torch.zeros(self.models, dtype=torch.float64)
+
+    def _set_up(self, group: dict[str, Any]) -> None:
+        super()._set_up(group)
+        group["updates"] = torch.zeros(self.models, dtype=torch.float64)
 
     def _update(self, group: dict[str, Any], params: list[Tensor], grads: list[Tensor], active: Tensor | None) -> None:
         lr, decay, beta1, beta2 = (group[key] for key in ("lr", "weight_decay", "beta1", "beta2"))

@@ -1,0 +1,8 @@
+"""The battery's tests share one place of examples, which must be on the path to be imported."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
