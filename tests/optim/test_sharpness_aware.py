@@ -384,6 +384,28 @@ def test_halves_with_a_scaler() -> None:
     assert torch.equal(flat(net), flat(other))
 
 
+def test_one_autocast_around_whole_steps() -> None:
+    """Casts of weights that have moved since are not used again."""
+    net, x, y = problem()
+    net, x = net.float(), x.float()
+    other = copy.deepcopy(net)
+    around, within = (SAM(m.parameters(), SGD, rho=1.0, lr=0.5) for m in (net, other))
+
+    def closure() -> Tensor:
+        within.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = nn.functional.cross_entropy(other(x), y)
+        loss.backward()
+        return loss
+
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(5):
+            around.step(closure_of(around, net, x, y))
+    for _ in range(5):
+        within.step(closure)
+    assert torch.equal(flat(net), flat(other))
+
+
 # --- batch normalisation -----------------------------------------------------------------------------------------
 
 

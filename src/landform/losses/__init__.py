@@ -23,6 +23,7 @@ from landform.losses.ensloss import (
     one_vs_rest_margins,
     pairwise_margins,
 )
+from landform.losses.gradient_variance import GradientVarianceInconsistency, last_layer_sample_grads
 from landform.losses.ldr import LDRKLLoss, general_ldr, soft_maximum
 from landform.losses.multiclass_margin import CrammerSingerLoss, WestonWatkinsLoss
 from landform.losses.noise_robust import (
@@ -46,6 +47,7 @@ __all__ = [
     "EnsLoss",
     "ExponentialLoss",
     "GCELoss",
+    "GradientVarianceInconsistency",
     "HingeLoss",
     "JSLoss",
     "LDRKLLoss",
@@ -67,6 +69,7 @@ __all__ = [
     "general_ldr",
     "inverse_box_cox",
     "is_calibrated_sequence",
+    "last_layer_sample_grads",
     "log_likelihood",
     "one_vs_rest_margins",
     "pairwise_margins",

@@ -12,15 +12,17 @@ from landform.optim.quadratic import (
 )
 from landform.optim.schedules import *  # noqa: F403
 from landform.optim.schedules import __all__ as _schedules
-from landform.optim.sharpness import GSAM, SAGM, SAM
+from landform.optim.sharpness import GSAM, SAGM, SAM, UDIM, perturb_inputs
 
 __all__ = [
     "GSAM",
     "SAGM",
     "SAM",
+    "UDIM",
     "QuadraticProblem",
     "chebyshev_residual",
     "chebyshev_steps",
+    "perturb_inputs",
     "quadratic",
     "quadratic_problem",
     "residual_curve",

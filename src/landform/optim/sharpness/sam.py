@@ -110,6 +110,7 @@ class SAM(OptimizerWrapper):
                 self._left.append(Left(p, p.clone(), grad.clone() if self.needs_first_gradient else None))
                 ascent = grad * self._scale(group, norm).to(grad)
                 p.add_(ascent * p.square() if group["adaptive"] else ascent)
+            torch.clear_autocast_cache()
         if zero_grad:
             self.zero_grad()
 
@@ -121,10 +122,7 @@ class SAM(OptimizerWrapper):
             RuntimeError: there was no first step.
         """
         if self.restore(scaler=scaler):
-            if scaler is None:
-                self.base.step()
-            else:
-                scaler.step(self.base)
+            self._update_base(scaler)
         if zero_grad:
             self.zero_grad()
 
@@ -132,7 +130,7 @@ class SAM(OptimizerWrapper):
     def restore(self, *, scaler: GradScaler | None = None) -> bool:
         """Go back to w, and turn the gradients, those at w + e, into the direction that the base is to be given.
 
-        Gives False where the first step's gradients had overflowed, and no update is to be made.
+        Gives False if the first step's gradients had overflowed, so that no update is to be made.
 
         Raises:
             RuntimeError: there was no first step.
@@ -154,6 +152,8 @@ class SAM(OptimizerWrapper):
         self._halfway = self._overflow = False
         for moved in left:
             moved.parameter.copy_(moved.weight)
+        # Where one autocast surrounds the whole step, a cast made of weights uphill would be taken for one at w.
+        torch.clear_autocast_cache()
         return left
 
     def step(  # type: ignore[override]  # torch's stubs want a float, its optimisers take a tensor
@@ -177,6 +177,17 @@ class SAM(OptimizerWrapper):
             return None
         with torch.enable_grad():
             loss = closure()
+        if self.direction(closure, scaler=scaler):
+            self._update_base(scaler)
+        return loss
+
+    @torch.no_grad()
+    def direction(self, closure: Callable[[], Any], *, scaler: GradScaler | None = None) -> bool:
+        """Turn the gradients at w into the direction that the base is to be given, by a call of the closure at w + e.
+
+        This is a step without its update, for what adds something to the direction. Gives False if the gradients at w
+        had overflowed, so that there is no direction.
+        """
         self.first_step(zero_grad=True, scaler=scaler)
         if not self._overflow:
             try:
@@ -185,8 +196,7 @@ class SAM(OptimizerWrapper):
             except BaseException:
                 self._return()  # a pass that fails must not leave the weights uphill
                 raise
-        self.second_step(scaler=scaler)
-        return loss
+        return self.restore(scaler=scaler)
 
     def _second_pass(self) -> AbstractContextManager[None]:
         return nullcontext() if self.model is None else frozen_norm_stats(self.model)

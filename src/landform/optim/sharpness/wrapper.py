@@ -6,7 +6,9 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 Params: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]]
@@ -63,6 +65,13 @@ class OptimizerWrapper(Optimizer):
                 group.setdefault(name, value)
         self.param_groups = self.base.param_groups
         self.state = self.base.state
+
+    def _update_base(self, scaler: GradScaler | None) -> None:
+        if scaler is None:
+            self.base.step()
+        else:
+            scaler.step(self.base)
+        torch.clear_autocast_cache()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what ``state_dict`` gave, of this wrapper or of its base alone."""
