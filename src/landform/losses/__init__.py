@@ -25,6 +25,7 @@ from landform.losses.ensloss import (
 )
 from landform.losses.gradient_variance import GradientVarianceInconsistency, last_layer_sample_grads
 from landform.losses.ldr import LDRKLLoss, general_ldr, soft_maximum
+from landform.losses.margin_control import MarginControlLoss, margin_penalty
 from landform.losses.multiclass_margin import CrammerSingerLoss, WestonWatkinsLoss
 from landform.losses.noise_robust import (
     GCELoss,
@@ -54,6 +55,7 @@ __all__ = [
     "LogisticLoss",
     "MAELoss",
     "MSELoss",
+    "MarginControlLoss",
     "MarginLoss",
     "MulticlassEnsLoss",
     "NCEandAGCELoss",
@@ -71,6 +73,7 @@ __all__ = [
     "is_calibrated_sequence",
     "last_layer_sample_grads",
     "log_likelihood",
+    "margin_penalty",
     "one_vs_rest_margins",
     "pairwise_margins",
     "signed_margins",
