@@ -37,6 +37,7 @@ from landform.losses.noise_robust import (
     TruncatedGCELoss,
     log_likelihood,
 )
+from landform.losses.selective_distillation import SelectiveDistillationLoss
 
 __all__ = [
     "ActivePassiveLoss",
@@ -63,6 +64,7 @@ __all__ = [
     "NCEandRCELoss",
     "RLLLoss",
     "SCELoss",
+    "SelectiveDistillationLoss",
     "TailedHingeLoss",
     "TruncatedGCELoss",
     "WestonWatkinsLoss",
