@@ -15,7 +15,7 @@ setup: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data]' --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,cluster,scale,federated,transport]' --group dev
 	touch $@
 
 run: setup

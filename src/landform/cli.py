@@ -6,6 +6,7 @@ the user's ends in one line on standard error and exit status 2; a run in which 
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -213,9 +214,11 @@ def main() -> None:
     """Run the command line: exit 0 when all went well, 1 when a trial failed, 2 for a mistake, 130 after Ctrl-C."""
     from landform.lab.errors import LabError
 
+    # What typer refuses is its own exception, or click's as long as typer stands on click (below 0.21).
+    refused = getattr(typer, "TyperException", None) or importlib.import_module("click").ClickException
     try:
         status = app(standalone_mode=False)
-    except typer.TyperException as error:
+    except refused as error:
         status = _refuse(error.format_message())
     except LabError as error:
         status = _refuse(str(error))
