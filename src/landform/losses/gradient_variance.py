@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from landform.losses.base import check_scores
+
 Center = Literal["reference", "own"]
 
 
@@ -74,7 +76,8 @@ class GradientVarianceInconsistency(nn.Module):
     of the same parameters on both sides; a single tensor is one parameter. The numbers of samples may differ.
 
     Raises:
-        ValueError: an unknown center, weights that are negative, or gradients that do not fit.
+        ValueError: an unknown center, weights that are negative, gradients that do not fit or are not finite.
+        TypeError: gradients that are not floating point.
 
     Source: arXiv 2403.07329, section 4; constants and centring as in its code.
 
@@ -119,11 +122,11 @@ class GradientVarianceInconsistency(nn.Module):
 
 
 def _flat(gradients: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """(batch, entries) of each parameter."""
+    """(batch, entries) of each parameter, in at least float32."""
     listed = [gradients] if isinstance(gradients, Tensor) else list(gradients)
     for gradient in listed:
         if gradient.ndim < 2 or not len(gradient):
             raise ValueError(
                 f"gradients of shape {tuple(gradient.shape)}: must be (batch, ...), of at least one sample"
             )
-    return [gradient.flatten(1) for gradient in listed]
+    return [check_scores(gradient).flatten(1) for gradient in listed]

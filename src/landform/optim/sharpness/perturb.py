@@ -73,7 +73,7 @@ def _direction(loss_fn: Callable[[Tensor], Tensor], x: Tensor, mode: PerturbMode
     flat = gradient.flatten(1) if gradient.ndim > 1 else gradient.unsqueeze(1)
     # Gradients of samples that are fitted well are tiny: without this their squares would vanish.
     peak = flat.abs().amax(1, keepdim=True)
-    flat = torch.where(peak > 0, flat / peak, 0.0)
+    flat = torch.where(peak == 0, 0.0, flat / peak)
     return F.normalize(flat, p=2.0, dim=1).reshape(x.shape)
 
 

@@ -144,26 +144,22 @@ class UDIM(OptimizerWrapper):
         x = x.detach()
         with torch.enable_grad():
             crafted = self.craft(x, y, scaler)
+            if scaler is not None and not bool(crafted.x.isfinite().all()):
+                self._report_overflow(scaler)
+                return _measured(crafted, x.new_full((), torch.nan))
             with frozen_norm_stats(self.model):
                 penalty = self.penalty(x, crafted.x, y, domain)
             slopes = self._slopes(penalty, scaler)
         self.zero_grad()
         for p, gradient in zip(self._parameters(), crafted.gradients, strict=True):
             p.grad = gradient
-        found = self.inner.direction(lambda: _backward(self._loss(x, y), scaler), scaler=scaler)
+        found = self.inner.direction(lambda: _scaled(self._loss(x, y), scaler).backward(), scaler=scaler)
         if found and (scaler is None or all(bool(slope.isfinite().all()) for slope in slopes.values())):
             for p, slope in slopes.items():
                 p.grad = slope if p.grad is None else p.grad + slope
             self._update_base(scaler)
         self.zero_grad()
-        measured = {
-            "loss": crafted.loss,
-            "crafting_loss": crafted.crafting_loss,
-            "inconsistency": penalty.detach(),
-            "grad_norm": crafted.grad_norm,
-        }
-        values = torch.stack([value.double() for value in measured.values()]).tolist()
-        return dict(zip(measured, values, strict=True))
+        return _measured(crafted, penalty)
 
     def craft(self, x: Tensor, y: Tensor, scaler: GradScaler | None = None) -> Crafted:
         """Steps 1 and 2 of the method: the crafting loss at the weights, and inputs moved up it."""
@@ -173,12 +169,12 @@ class UDIM(OptimizerWrapper):
 
         def crafting_loss(inputs: Tensor) -> Tensor:
             loss = self._loss(inputs, y)
-            scaled = torch.autograd.grad(scale * loss, parameters, create_graph=True, allow_unused=True)
+            scaled = torch.autograd.grad(_scaled(loss, scaler), parameters, create_graph=True, allow_unused=True)
             norm = total_norm([g for g in scaled if g is not None]) / scale
             total = loss + self.param_groups[0]["rho"] * norm
             gradients = [None if g is None else g.detach() for g in scaled]
             measured[:] = loss.detach(), total.detach(), norm.detach(), gradients
-            return scale * total
+            return _scaled(total, scaler)
 
         # Where the move is normalised the scale cancels.
         radius = self.radius / scale if self.mode == "style" else self.radius
@@ -201,10 +197,17 @@ class UDIM(OptimizerWrapper):
         self.zero_grad()
         if not self.weight or not penalty.requires_grad:
             return {}
-        _backward(self.weight * penalty, scaler)
+        _scaled(self.weight * penalty, scaler).backward()
         if scaler is not None:
             scaler.unscale_(self)
         return {p: p.grad for p in self._parameters() if p.grad is not None}
+
+    def _report_overflow(self, scaler: GradScaler) -> None:
+        """Let the scaler know that the inputs' gradient has overflowed, though it never sees that one."""
+        for p in self._parameters():
+            p.grad = torch.full_like(p, torch.inf)
+        scaler.unscale_(self)
+        self.zero_grad()
 
     def _sample_grads(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         weight, bias = last_layer_sample_grads(*self._outputs(x), y)
@@ -223,5 +226,15 @@ class UDIM(OptimizerWrapper):
         return [p for group in self.param_groups for p in group["params"] if p.requires_grad]
 
 
-def _backward(value: Tensor, scaler: GradScaler | None) -> None:
-    (value if scaler is None else scaler.scale(value)).backward()
+def _measured(crafted: Crafted, penalty: Float[Tensor, ""]) -> dict[str, float]:
+    values = {
+        "loss": crafted.loss,
+        "crafting_loss": crafted.crafting_loss,
+        "inconsistency": penalty.detach(),
+        "grad_norm": crafted.grad_norm,
+    }
+    return dict(zip(values, torch.stack([value.double() for value in values.values()]).tolist(), strict=True))
+
+
+def _scaled(value: Tensor, scaler: GradScaler | None) -> Tensor:
+    return value if scaler is None else scaler.scale(value)
