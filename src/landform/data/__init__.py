@@ -5,10 +5,12 @@ from landform.data.contact import contact_sheet
 from landform.data.corpus import windows
 from landform.data.corruptions import CORRUPTIONS, corrupt
 from landform.data.counter import hash_normal, hash_uniform
+from landform.data.crop_flip import random_crop, random_flip
 from landform.data.indexed import IndexedDataset
 from landform.data.jitter import affine_jitter
 from landform.data.label_noise import cyclic_label_noise, pair_label_noise, uniform_label_noise
 from landform.data.markov import MarkovSource, markov_source
+from landform.data.randaugment import RandAugment, RandAugmentRecipe
 from landform.data.split import Split, merge, standardise
 from landform.data.streams import CorruptionStream, StreamBatch
 from landform.data.uris import load
@@ -20,6 +22,8 @@ __all__ = [
     "CorruptionStream",
     "IndexedDataset",
     "MarkovSource",
+    "RandAugment",
+    "RandAugmentRecipe",
     "Split",
     "StreamBatch",
     "World",
@@ -34,6 +38,8 @@ __all__ = [
     "markov_source",
     "merge",
     "pair_label_noise",
+    "random_crop",
+    "random_flip",
     "standardise",
     "uniform_label_noise",
     "windows",

@@ -37,7 +37,9 @@ from landform.losses.noise_robust import (
     TruncatedGCELoss,
     log_likelihood,
 )
+from landform.losses.reciprocal import ReciprocalPointLoss, confusing_sample_entropy
 from landform.losses.selective_distillation import SelectiveDistillationLoss
+from landform.losses.smoothing import LabelSmoothingCrossEntropy
 
 __all__ = [
     "ActivePassiveLoss",
@@ -53,6 +55,7 @@ __all__ = [
     "HingeLoss",
     "JSLoss",
     "LDRKLLoss",
+    "LabelSmoothingCrossEntropy",
     "LogisticLoss",
     "MAELoss",
     "MSELoss",
@@ -63,6 +66,7 @@ __all__ = [
     "NCEandAULLoss",
     "NCEandRCELoss",
     "RLLLoss",
+    "ReciprocalPointLoss",
     "SCELoss",
     "SelectiveDistillationLoss",
     "TailedHingeLoss",
@@ -70,6 +74,7 @@ __all__ = [
     "WestonWatkinsLoss",
     "calibrated_derivatives",
     "calibration_violations",
+    "confusing_sample_entropy",
     "general_ldr",
     "inverse_box_cox",
     "is_calibrated_sequence",

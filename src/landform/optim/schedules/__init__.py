@@ -22,6 +22,7 @@ from landform.optim.schedules.classic import (
     rex_factor,
     step_factor,
 )
+from landform.optim.schedules.restarts import CosineWarmRestartsWithWarmup
 from landform.optim.schedules.segments import Segments, decay_factor
 from landform.optim.schedules.uba import UBAPhases, UBASchedule, phi_from_condition_number, uba_factor
 from landform.optim.schedules.wsd import (
@@ -39,6 +40,7 @@ __all__ = [
     "Constant",
     "Cosine",
     "CosineOracle",
+    "CosineWarmRestartsWithWarmup",
     "CyclicCosine",
     "CyclicTriangular",
     "Exponential",
