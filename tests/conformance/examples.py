@@ -23,6 +23,7 @@ import landform.optim
 import landform.optim.schedules
 import landform.training
 from landform.losses import MarginLoss, MulticlassEnsLoss
+from landform.models import MLP
 
 B, K, D = 12, 5, 4
 
@@ -55,45 +56,114 @@ def features(like: Tensor, generator: torch.Generator) -> Inputs:
     return vectors.to(like), torch.randint(K, (B,), generator=generator).to(like.device)
 
 
+def distilled(like: Tensor, generator: torch.Generator) -> Inputs:
+    """Logits of a student and of its teacher."""
+    student, teacher = 2 * torch.randn(2, B, K, generator=generator, dtype=torch.float64)
+    return student.to(like), teacher.to(like)
+
+
+def gradients(like: Tensor, generator: torch.Generator) -> Inputs:
+    """Gradients of each of two sets of samples for a matrix."""
+    reference, new = torch.randn(2, B, K, D, generator=generator, dtype=torch.float64)
+    return reference.to(like), new.to(like)
+
+
 @dataclass(frozen=True)
 class Loss:
     """A loss's arguments and inputs, and where it must be excused.
 
-    ``extreme`` is how large predictions may be without the loss itself overflowing. ``reductions`` are those that it
-    has of mean, sum and none.
+    ``extreme`` is how large predictions may be without the loss itself overflowing. A loss that is no mean over
+    samples does not ``reduce``; one whose inputs are of different samples does not ``pair`` them.
     """
 
     arguments: dict[str, Any] = field(default_factory=dict)
     inputs: Callable[[Tensor, torch.Generator], Inputs] = classes
     extreme: float = 1e4
-    reductions: tuple[str, ...] = ("mean", "sum", "none")
+    reduces: bool = True
+    pairs: bool = True
 
 
 LOSSES: dict[str, Loss] = {
     "AdaptiveLDRKLLoss": Loss({"num_samples": 20, "lam0": 1.0}, indexed),
     "ExponentialLoss": Loss(inputs=binary, extreme=80.0),  # exp(1e4) is no float
+    "GradientVarianceInconsistency": Loss(inputs=gradients, reduces=False, pairs=False),
     "LabelSmoothingCrossEntropy": Loss({"smoothing": 0.2}),
-    "MarginControlLoss": Loss(reductions=()),  # its penalty is one of the whole batch
+    "MarginControlLoss": Loss(reduces=False),  # its penalty is one of the whole batch
     "ReciprocalPointLoss": Loss({"num_classes": K, "dim": D}, features),
+    "SelectiveDistillationLoss": Loss(inputs=distilled),
     "TailedHingeLoss": Loss({"kind": "inverse_log"}, binary),
     "TruncatedGCELoss": Loss({"num_samples": 20}, indexed),
 }
 
 
-# Optimisers, of parameters whose first axis is models where they are stacked.
+# Optimisers. A problem is what an optimiser is tried on: its parameters, their loss, and how a step is asked for.
+
+
+class Bowl:
+    """A quadratic with curvatures from 0.5 to 2 and its minimum, 0, at 1. Its first axis may be read as models."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64, device: str = "cpu") -> None:
+        generator = torch.Generator().manual_seed(0)
+        drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((3, 4), (3, 2, 2))]
+        self.params = [w.to(dtype=dtype, device=device).requires_grad_() for w in drawn]
+
+    @property
+    def given(self) -> Any:
+        """What the optimiser is made with."""
+        return self.params
+
+    def loss(self) -> Tensor:
+        total = torch.zeros((), device=self.params[0].device)
+        for w in self.params:
+            curvature = torch.linspace(0.5, 2, w.numel(), dtype=w.dtype, device=w.device).view(w.shape)
+            total = total + (curvature * (w - 1).square()).sum().float() / 2
+        return total
+
+    def step(self, optimizer: Any) -> float:
+        """A step, and the loss that it gives back."""
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = self.loss()
+            loss.backward()
+            return loss
+
+        return optimizer.step(closure).item()
+
+
+class Blobs:
+    """Three classes of points and a network, for optimisers that take the model and its batches."""
+
+    def __init__(self, dtype: torch.dtype = torch.float64, device: str = "cpu") -> None:
+        generator = torch.Generator().manual_seed(0)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.given = MLP(2, (8,), 3).to(dtype=dtype, device=device)
+        self.params = list(self.given.parameters())
+        self.y = (torch.arange(24) % 3).to(device)
+        corners = torch.tensor([[0.0, 2.0], [2.0, -1.0], [-2.0, -1.0]])
+        self.x = (corners[self.y.cpu()] + 0.3 * torch.randn(24, 2, generator=generator)).to(dtype=dtype, device=device)
+
+    def loss(self) -> Tensor:
+        return nn.functional.cross_entropy(self.given(self.x), self.y)
+
+    def step(self, optimizer: Any) -> float:
+        return optimizer.step(self.x, self.y)["loss"]
 
 
 @dataclass(frozen=True)
 class Optimiser:
     arguments: dict[str, Any] = field(default_factory=lambda: {"lr": 0.1})
+    problem: type[Bowl] | type[Blobs] = Bowl
 
 
 OPTIMIZERS: dict[str, Optimiser] = {
     **{
         name: Optimiser({"base_optimizer": torch.optim.SGD, "lr": 0.1, "momentum": 0.5})
-        for name in ("SAM", "GSAM", "SAGM", "UDIM")
+        for name in ("SAM", "GSAM", "SAGM")
     },
     "StackedSGD": Optimiser({"lr": 0.1, "momentum": 0.5}),
+    "UDIM": Optimiser({"base_optimizer": torch.optim.SGD, "lr": 0.1, "momentum": 0.5}, Blobs),
 }
 
 
@@ -109,6 +179,7 @@ class Plan:
 
 
 SCHEDULES: dict[str, Plan] = {
+    "CosineWarmRestartsWithWarmup": Plan((4, 2, 0.01)),
     "CosineOracle": Plan(([4, TOTAL],)),
     "CyclicCosine": Plan(([4, TOTAL],)),
     "Exponential": Plan(keywords={"gamma": 0.8}),
@@ -160,9 +231,13 @@ def make_loss(name: str, **changes: Any) -> nn.Module:
         return build(ALL_LOSSES[name], "LOSSES", **{**loss_example(name).arguments, **changes})
 
 
-def make_optimizer(name: str, params: Any, **changes: Any) -> Any:
+def problem_of(name: str) -> type[Bowl] | type[Blobs]:
+    return OPTIMIZERS.get(name, Optimiser()).problem
+
+
+def make_optimizer(name: str, given: Any, **changes: Any) -> Any:
     example = OPTIMIZERS.get(name, Optimiser())
-    return build(ALL_OPTIMIZERS[name], "OPTIMIZERS", params, **{**example.arguments, **changes})
+    return build(ALL_OPTIMIZERS[name], "OPTIMIZERS", given, **{**example.arguments, **changes})
 
 
 def make_schedule(name: str, optimizer: Optimizer, **changes: Any) -> Any:

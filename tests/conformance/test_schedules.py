@@ -15,7 +15,12 @@ import torch
 from examples import ALL_SCHEDULES, TOTAL, make_schedule
 from torch.optim.lr_scheduler import LinearLR, LRScheduler, SequentialLR
 
+from landform.optim.schedules import Schedule
+
 every_schedule = pytest.mark.parametrize("name", ALL_SCHEDULES)
+every_plan = pytest.mark.parametrize(
+    "name", [name for name, kind in ALL_SCHEDULES.items() if issubclass(kind, Schedule)]
+)
 RATES = (0.4, 0.05)
 
 
@@ -39,6 +44,15 @@ def test_example_is_in_the_docstring(name: str) -> None:
 
 
 @every_schedule
+def test_rates_are_numbers_and_follow_each_groups_own(name: str) -> None:
+    rates = np.array(run(make_schedule(name, sgd()), 3 * TOTAL))
+    assert np.isfinite(rates).all()
+    assert (rates >= 0).all()
+    assert (rates[:, 0] >= rates[:, 1]).all()
+    assert rates[:, 0].max() > rates[:, 1].max()
+
+
+@every_plan
 def test_plan_is_what_the_optimiser_gets(name: str) -> None:
     schedule = make_schedule(name, sgd())
     factors = schedule.values()
@@ -49,7 +63,7 @@ def test_plan_is_what_the_optimiser_gets(name: str) -> None:
     np.testing.assert_allclose(run(schedule, TOTAL), np.outer(factors, RATES), rtol=1e-14)
 
 
-@every_schedule
+@every_plan
 def test_beyond_the_end_the_last_rate_is_held(name: str) -> None:
     schedule = make_schedule(name, sgd())
     rates = run(schedule, TOTAL + 5)
@@ -113,7 +127,7 @@ def test_follows_a_warm_up_of_pytorch(name: str) -> None:
     np.testing.assert_allclose(rates[3:], run(make_schedule(name, sgd()), TOTAL), rtol=1e-14)
 
 
-@every_schedule
+@every_plan
 def test_steps_that_are_none(name: str) -> None:
     schedule = make_schedule(name, sgd())
     with pytest.raises(ValueError, match="step=-1"):
@@ -122,7 +136,7 @@ def test_steps_that_are_none(name: str) -> None:
         schedule.lr_factor(0.5)
 
 
-@every_schedule
+@every_plan
 def test_whole_plans_and_single_steps_agree(name: str) -> None:
     schedule = make_schedule(name, sgd())
     one_by_one = [float(schedule.lr_factor(t)) for t in range(TOTAL + 3)]
