@@ -17,6 +17,14 @@ from landform.shift.adaptation import (
     normalization_parameters,
     softmax_entropy,
 )
+from landform.shift.domains import (
+    DomainTask,
+    domain_batches,
+    domain_task,
+    leave_one_domain_out,
+    load_domains,
+    single_source,
+)
 from landform.shift.open_set import (
     ClosedOpenCorrelation,
     ConfusingLosses,
@@ -39,6 +47,7 @@ from landform.shift.open_set import (
     read_semantic_shift_splits,
     read_small_splits,
 )
+from landform.shift.selection import BestCheckpoint
 
 __all__ = [
     "EATA",
@@ -46,10 +55,12 @@ __all__ = [
     "Adapter",
     "BNAdapt",
     "BatchRenormTT",
+    "BestCheckpoint",
     "ClosedOpenCorrelation",
     "CloudEdgeSession",
     "ConfusingLosses",
     "ConfusingSamples",
+    "DomainTask",
     "EntropyScreen",
     "ImageDiscriminator",
     "ImageGenerator",
@@ -68,9 +79,13 @@ __all__ = [
     "closed_open_correlation",
     "confusing_epochs",
     "detection_accuracy",
+    "domain_batches",
+    "domain_task",
     "energy_score",
     "entropy_score",
     "freeze_all_but_normalization",
+    "leave_one_domain_out",
+    "load_domains",
     "look_alikes",
     "max_logit_score",
     "max_softmax_score",
@@ -79,6 +94,7 @@ __all__ = [
     "oscr",
     "read_semantic_shift_splits",
     "read_small_splits",
+    "single_source",
     "softmax_entropy",
     "tnr_at_tpr",
 ]
