@@ -14,6 +14,8 @@ import torch
 from examples import ALL_LOSSES, Inputs, loss_example, make_loss
 from torch import Tensor, nn
 
+from landform.losses import ClassificationLoss
+
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 every_loss = pytest.mark.parametrize("name", ALL_LOSSES)
 
@@ -118,6 +120,17 @@ def test_extreme_predictions(name: str, dtype: torch.dtype, pattern: str) -> Non
         result, slope = gradient(loss.train(mode), (filled.requires_grad_(), *rest))
         assert result.isfinite()
         assert slope.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name, kind in ALL_LOSSES.items() if issubclass(kind, ClassificationLoss)])
+def test_psi_takes_leading_dimensions_and_vmap(name: str) -> None:
+    """What lets many models share a loss: the same numbers in any arrangement of the samples."""
+    loss: Any = make_loss(name)
+    logits, target, *_ = inputs(name)
+    expected = loss.psi(logits, target)
+    arranged = logits.view(3, -1, logits.shape[1]), target.view(3, -1)
+    torch.testing.assert_close(loss.psi(*arranged).flatten(), expected, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(torch.func.vmap(loss.psi)(*arranged).flatten(), expected, rtol=1e-13, atol=1e-13)
 
 
 @every_loss

@@ -122,14 +122,6 @@ def test_value_is_the_formula(name: str, classes: int) -> None:
     assert loss(logits, target).item() == pytest.approx(sum(expected) / len(expected), rel=1e-11)
 
 
-@pytest.mark.parametrize("name", FORMULAS)
-def test_leading_dimensions_are_a_loop(name: str) -> None:
-    loss, _ = FORMULAS[name]
-    logits, target = batch()
-    together = loss.psi(logits.view(3, 10, 5), target.view(3, 10))
-    torch.testing.assert_close(together.flatten(), loss.psi(logits, target), rtol=0, atol=1e-14)
-
-
 @pytest.mark.parametrize(
     "loss", [MAELoss(), GCELoss(1.0), NCEandRCELoss(), RLLLoss(), SCELoss(1.0)], ids=lambda loss: type(loss).__name__
 )
