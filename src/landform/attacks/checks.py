@@ -42,9 +42,7 @@ def _mode_dependent_layer(model: nn.Module) -> str | None:
             continue
         random = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
         random |= isinstance(layer, nn.MultiheadAttention | nn.RNNBase) and layer.dropout > 0
-        batch = isinstance(layer, nn.modules.batchnorm._NormBase) and (
-            layer.track_running_stats or not isinstance(layer, nn.modules.instancenorm._InstanceNorm)
-        )
+        batch = isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats
         if random or batch:
             return f"layer {name!r} ({type(layer).__name__})" if name else type(layer).__name__
     return None
@@ -122,12 +120,12 @@ def check_count(**values: int) -> None:
             raise ValueError(f"{name}={value}: must be a whole number of at least 1")
 
 
-def check_found(x_adv: Tensor) -> Tensor:
-    """The finished examples, detached.
+def check_found(found: Tensor) -> Tensor:
+    """Gradients, or the examples that came of them, detached.
 
     Raises:
-        ValueError: some are not finite, as the model's gradients were not.
+        ValueError: some are not finite.
     """
-    if not bool(x_adv.isfinite().all()):
+    if not bool(found.isfinite().all()):
         raise ValueError("model: gave gradients that are not finite")
-    return x_adv.detach()
+    return found.detach()

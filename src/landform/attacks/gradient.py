@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from landform.attacks.balls import Batch
-from landform.attacks.checks import check_labels, check_logits, check_models
+from landform.attacks.checks import check_found, check_labels, check_logits, check_models
 from landform.attacks.losses import AttackLoss, Labels, Logits, LossName, Values, named_loss
 
 
@@ -33,7 +33,7 @@ class InputGradient:
 
     Raises:
         ValueError: a model in training mode, an unknown loss; when called: outputs that are not logits, labels beyond
-            the classes, a loss of another shape.
+            the classes, a loss of another shape, logits or gradients that are not finite.
 
     >>> gradient = InputGradient(nn.Linear(3, 2).eval())
     >>> gradient(torch.rand(4, 3), torch.tensor([0, 1, 1, 0])).shape
@@ -56,12 +56,15 @@ class InputGradient:
             x = x.detach().requires_grad_()
             logits = self.model(x)
             check_logits(logits, x)
-            if y is not self._checked:
+            new = y is not self._checked
+            if new:
                 check_labels(logits, y)
-                self._checked = y
             losses = self.loss(logits, y)
             if losses.shape != y.shape:
                 raise ValueError(f"loss: gave shape {tuple(losses.shape)}; must be one number a sample, ({len(y)},)")
             (gradient,) = torch.autograd.grad(losses.sum() * (-1 if self.targeted else 1), x)
+        if new:
+            check_found(gradient)
+            self._checked = y
         losses = -losses.detach() if self.targeted else losses.detach()
         return Evaluated(logits.detach(), losses, gradient)
