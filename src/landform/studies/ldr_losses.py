@@ -277,7 +277,14 @@ study = Study(
     conditions={"noise": NOISE},
     minimise=("mean_rank",),
     tune_by="validation_top_1",
-    reading="",
+    reading=(
+        "Under label noise ALDR-KL beats cross-entropy by far, and with class-dependent noise every other loss too. "
+        "Its mean rank is in the middle all the same: with 60 % of labels drawn at random SCE, RLL and GCE do better, "
+        "and with clean labels all losses lie within half a point, where ranks say little. Over all four noises "
+        "LDR-KL, its plain form, has the best mean accuracy. Adaptivity itself does nothing that can be seen: wrong "
+        "labels do end with larger temperatures, but within 2 % of lambda_0 = 10, the value that every noise chooses, "
+        "since normalised logits leave the worst case nearly uniform; held there, they lead to the same accuracy."
+    ),
 )
 
 
@@ -511,7 +518,7 @@ def figure(records: pd.DataFrame, arrays: Arrays) -> Figure:
     import matplotlib.pyplot as plt
 
     reported = records[records["role"] == "reported"]
-    noises = list(dict.fromkeys(reported["noise"]))
+    noises = sorted(set(reported["noise"]), key=(*NOISE, *reported["noise"]).index)
     hit = [noise for noise in noises if "corrupted rows" in set(reported[reported["noise"] == noise]["arm"])]
     fig = plt.figure(figsize=(12, 4.8 + 1.2 * bool(hit)), layout="constrained")
     parts: Any = fig.subfigures(1 + bool(hit), 1, height_ratios=(3, 1.2)[: 1 + bool(hit)], squeeze=False)[:, 0]
@@ -523,7 +530,7 @@ def figure(records: pd.DataFrame, arrays: Arrays) -> Figure:
         ax.set(title=f"labels: {noise}", xlabel="test accuracy (%)")
     axes[0].set_yticks(range(len(order)), [f"{NAMES[arm]}  {place(ranks, arm)}" for arm in order])
     axes[0].invert_yaxis()
-    axes[0].set_ylabel("loss, and its mean rank over noises and top-1 … top-5")
+    axes[0].set_ylabel("loss and mean rank (noises, top-1 … top-5)")
     if hit:
         for ax, noise in zip(parts[1].subplots(1, len(hit), squeeze=False)[0], hit, strict=True):
             draw_temperatures(ax, [s.value for s in arrays["lambda"] if s.condition.get("noise", noise) == noise])
@@ -557,3 +564,4 @@ def draw_temperatures(ax: Axes, saved: Sequence[NDArray[Any]]) -> None:
     ax.margins(y=0.3)
     ax.set(xlabel="λ of a sample / λ₀", ylabel="density")
     ax.set_yticks([])
+    ax.locator_params(axis="x", nbins=5)
