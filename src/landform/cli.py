@@ -179,13 +179,32 @@ def report(
     store: StoreOption = DEFAULT_STORE,
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder that the site is written to.")] = DEFAULT_REPORT,
 ) -> None:
-    """Write a static site of every stored verdict, with figures: open its index.html in a browser."""
+    """Write a static site of every stored verdict, with figures: open its index.html in a browser.
+
+    The store may be a folder of kept results too.
+    """
+    from landform.lab.kept import opened
     from landform.lab.report import write_report
+
+    with opened(store) as results:
+        index = write_report(results, out)
+    print(f"The report is {index}: open it in a browser.")
+
+
+@app.command()
+def keep(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the text files go: one folder a study.")],
+    slugs: Annotated[list[str] | None, typer.Argument(metavar="SLUG…", help="The studies; all unless given.")] = None,
+    preset: Annotated[PresetName, typer.Option(help="Which of their runs.")] = PresetName.laptop,
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Keep stored runs as text (CSV, JSON), for version control: `landform report --store FOLDER` judges them anew."""
+    from landform.lab.kept import keep as write
     from landform.lab.store import Store
 
-    with Store(store) as opened:
-        index = write_report(opened, out)
-    print(f"The report is {index}: open it in a browser.")
+    with Store(store) as results:
+        for path in write(results, folder, slugs or (), preset):
+            print(path)
 
 
 @app.command()

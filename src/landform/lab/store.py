@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import sqlite3
 import threading
 import time
@@ -103,6 +104,18 @@ class Taken:
     done: list[TrialKey] = field(default_factory=list)
     failed: list[TrialKey] = field(default_factory=list)
     held: dict[TrialKey, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial that is done, with all that is stored of it; ``finished`` is when, in seconds since 1970."""
+
+    trial: TrialKey
+    records: Sequence[Record]
+    arrays: Mapping[str, NDArray[Any]]
+    seconds: float
+    finished: float
+    environment: Mapping[str, Any]
 
 
 class Store:
@@ -218,6 +231,36 @@ class Store:
             [Saved(name, seed, condition, _load(data)) for _, _, seed, condition, name, data in _in_order(rows)]
         )
 
+    def finished(self, run: RunKey) -> list[Finished]:
+        """The run's finished trials, by role (tuning first), seed and condition."""
+        rows = self._rows(
+            "SELECT key, role, seed, condition, id, chosen, seconds, finished, environment FROM trials"
+            f" WHERE {RUN} AND status = 'done' ORDER BY id",
+            *_run_values(run),
+        )
+        found = []
+        for _, role, seed, condition, number, chosen, seconds, finished, environment in _in_order(rows):
+            records = self._rows(
+                "SELECT arm, metric, value, x, unit, setting FROM records WHERE trial = ? ORDER BY position", number
+            )
+            arrays = self._rows(
+                "SELECT name, data FROM artifacts JOIN contents USING (sha256) WHERE trial = ? ORDER BY name", number
+            )
+            found.append(
+                Finished(
+                    TrialKey(run, condition, seed, role, restored(chosen)),
+                    [
+                        Record(arm, metric, math.nan if value is None else value, *rest)
+                        for arm, metric, value, *rest in records
+                    ],
+                    {name: _load(data) for name, data in arrays},
+                    seconds,
+                    finished,
+                    restored(environment),
+                )
+            )
+        return found
+
     # What a run writes --------------------------------------------------------------------------------------------
 
     def take(
@@ -299,19 +342,25 @@ class Store:
                 " AND owner IS NULL",
                 (*_run_values(trial.run), canonical(trial.condition), trial.seed, trial.role, number),
             )
-            for table in ("records", "artifacts"):
-                self._connection.execute(f"DELETE FROM {table} WHERE trial = ?", (number,))
-            self._connection.executemany(
-                "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                ((number, place, r.arm, r.metric, r.value, r.x, r.unit, r.setting) for place, r in enumerate(records)),
-            )
-            for name, array in arrays.items():
-                data = _dump(array)
-                sha256 = hashlib.sha256(data).hexdigest()
-                self._connection.execute("INSERT OR IGNORE INTO contents VALUES (?, ?)", (sha256, data))
-                self._connection.execute("INSERT INTO artifacts VALUES (?, ?, ?)", (number, name, sha256))
-            self._connection.execute("DELETE FROM contents WHERE sha256 NOT IN (SELECT sha256 FROM artifacts)")
+            self._write(number, records, arrays)
         return True
+
+    def put(self, done: Finished) -> None:
+        """Store a trial that was finished elsewhere, and that this store does not know."""
+        trial, run = done.trial, done.trial.run
+        with self._transaction():
+            number = self._connection.execute(
+                "INSERT INTO trials (key, study, preset, config, overrides, condition, seed, role, chosen, fingerprint,"
+                " device, status, attempts, finished, seconds, environment)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'done', 1, ?, ?, ?)",
+                (
+                    *(trial.id, run.study, run.preset, canonical(run.config), canonical(run.overrides)),
+                    *(canonical(trial.condition), trial.seed, trial.role, canonical(trial.chosen)),
+                    *(run.fingerprint, run.device, done.finished, done.seconds, canonical(done.environment)),
+                ),
+            ).lastrowid
+            assert number is not None
+            self._write(number, done.records, done.arrays)
 
     def fail(
         self, trial: TrialKey, owner: str, traceback: str, *, seconds: float, environment: Mapping[str, Any]
@@ -373,6 +422,21 @@ class Store:
             "SELECT id FROM trials WHERE key = ? AND owner = ?", (trial.id, owner)
         ).fetchone()
         return row and row[0]
+
+    def _write(self, number: int, records: Sequence[Record], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Put records and arrays in the place of what the trial had before."""
+        for table in ("records", "artifacts"):
+            self._connection.execute(f"DELETE FROM {table} WHERE trial = ?", (number,))
+        self._connection.executemany(
+            "INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            ((number, place, r.arm, r.metric, r.value, r.x, r.unit, r.setting) for place, r in enumerate(records)),
+        )
+        for name, array in arrays.items():
+            data = _dump(array)
+            sha256 = hashlib.sha256(data).hexdigest()
+            self._connection.execute("INSERT OR IGNORE INTO contents VALUES (?, ?)", (sha256, data))
+            self._connection.execute("INSERT INTO artifacts VALUES (?, ?, ?)", (number, name, sha256))
+        self._connection.execute("DELETE FROM contents WHERE sha256 NOT IN (SELECT sha256 FROM artifacts)")
 
     def _rows(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
         try:
