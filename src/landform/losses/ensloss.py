@@ -143,7 +143,8 @@ class EnsLoss(MarginLoss):
         clip, tail_start, tail_power, eps: see :func:`calibrated_derivatives`.
         reduction: ``"mean"`` (default), ``"sum"`` (gradient y_i g_i), or ``"none"`` (the terms g_i m_i).
         target_format: ``"zero_one"`` (default) for targets in {0, 1}, ``"signed"`` for {-1, +1}.
-        generator: the source of random numbers; PyTorch's global one when None.
+        generator: the source of random numbers; PyTorch's global one when None, which is the one that a graph of
+            ``torch.compile`` can hold (another breaks the graph).
 
     Shapes: scores and targets (B,) or (B, 1), or any one shape, of which every element is a sample.
 
