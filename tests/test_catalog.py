@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -196,3 +197,10 @@ def test_a_malformed_catalogue_is_refused(old: str, new: str, complaint: str) ->
 def test_a_repeated_slug_is_refused() -> None:
     with pytest.raises(ValueError, match="some-paper"):
         parse(ENTRY + ENTRY)
+
+
+@pytest.mark.parametrize("slug", [entry.slug for entry in papers() if entry.has_study])
+def test_the_component_of_a_paper_with_a_study_is_there(slug: str) -> None:
+    component = paper(slug).component
+    assert component is not None
+    assert importlib.import_module(component).__all__

@@ -49,8 +49,9 @@ FORMS = {
     ),
     "source": (r"https://\S+", "an https:// address"),
     "code": (r"[\w.-]+/[\w.-]+", "a GitHub owner/repository"),
+    "component": (r"landform(\.[a-z_]+)+", "a module of landform"),
 }
-OPTIONAL = {"arxiv", "source", "code"}
+OPTIONAL = {"arxiv", "source", "code", "component"}
 
 
 class UnknownPaper(ValueError):
@@ -63,7 +64,8 @@ class Paper:
 
     ``area`` is one of :data:`AREAS`. ``claim`` says in one sentence what the paper claims. ``arxiv`` is an arXiv
     identifier; a paper without one has its address in ``source`` instead. ``code`` is the authors' code as a GitHub
-    owner/repository, None where none is public.
+    owner/repository, None where none is public. ``component`` is the module of landform that holds the method, once
+    there is one.
     """
 
     slug: str
@@ -75,6 +77,7 @@ class Paper:
     arxiv: str | None = None
     source: str | None = None
     code: str | None = None
+    component: str | None = None
 
     @property
     def has_study(self) -> bool:

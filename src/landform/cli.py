@@ -10,7 +10,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +21,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from landform.catalog import Paper
+    from landform.lab.engines.ray import Ray
+    from landform.lab.engines.together import Scale, Together
 
 app = typer.Typer(
     help="61 papers on how neural networks generalise, each a component and a study that you can repeat.",
@@ -47,6 +49,24 @@ class EngineName(StrEnum):
     """What carries out the trials."""
 
     local = "local"
+    ray = "ray"
+
+
+class StrategyName(StrEnum):
+    """How Fabric spreads a training."""
+
+    auto = "auto"
+    ddp = "ddp"
+    ddp_find_unused_parameters_true = "ddp_find_unused_parameters_true"
+
+
+class PrecisionName(StrEnum):
+    """The numbers that Fabric trains in; not 16-mixed, since it scales the loss, which no closure can have."""
+
+    single = "32-true"
+    double = "64-true"
+    bfloat = "bf16-true"
+    bfloat_mixed = "bf16-mixed"
 
 
 @app.command("list")
@@ -107,6 +127,7 @@ def _paper_document(paper: Paper) -> dict[str, Any]:
         "year": paper.year,
         "area": paper.area,
         "code": paper.code,
+        "component": paper.component,
         "claim": paper.claim,
         "study": paper.has_study,
     }
@@ -123,10 +144,35 @@ def run(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a field of the study's Config.")
     ] = None,
-    engine: Annotated[EngineName, typer.Option(help="What carries out the trials.")] = EngineName.local,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Worker processes; 0 runs inline. Default: one a core.")
+    engine: Annotated[
+        EngineName, typer.Option(help="What carries out the trials: processes of this machine, or a Ray cluster.")
+    ] = EngineName.local,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A", help="The Ray cluster: HOST:PORT, ray://HOST:PORT or auto. Default: one on this machine."
+        ),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", help="Trials at once; 0 runs inline. Default: one a core.")
+    ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Lightning Fabric: each trial, one at a time, trains on N devices of this node at once. They share the"
+            " study's batches, and rank 0 records. It helps studies that train with run.fabric; others only do the"
+            " same work in every process.",
+        ),
+    ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="… and on N nodes: begin the command on each by torchrun --no-python landform run …"
+        ),
+    ] = None,
+    strategy: Annotated[StrategyName | None, typer.Option(help="How Fabric spreads a training.")] = None,
+    precision: Annotated[PrecisionName | None, typer.Option(help="The numbers that Fabric trains in.")] = None,
     store: StoreOption = DEFAULT_STORE,
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute again what the store already has.")] = False,
     device: Annotated[str, typer.Option(metavar="NAME", help="Where to compute: cpu, cuda, cuda:1, mps.")] = "cpu",
@@ -135,7 +181,6 @@ def run(
     """Run studies and print what their claims came to. Finished trials are taken from the store."""
     from landform.lab.discover import load_study, study_slugs
     from landform.lab.errors import UsageError
-    from landform.lab.machine import check_device
     from landform.lab.plan import Plan
     from landform.lab.runner import run_study
     from landform.lab.store import Store
@@ -146,13 +191,24 @@ def run(
     if workers is not None and workers < 0:
         raise UsageError(f"--workers {workers}: 0 or more")
     overrides = _overrides(settings or [])
-    check_device(device)
+    scale = _scale(device, devices, nodes, strategy, precision)
+    if address is not None and engine is not EngineName.ray:
+        raise UsageError(f"--address {address}: only with --engine ray")
+    if scale is not None and (engine is EngineName.ray or workers is not None):
+        raise UsageError("--devices, --nodes, --strategy, --precision: not with --engine ray or --workers")
     studies = [load_study(slug) for slug in (study_slugs() if everything else dict.fromkeys(slugs or ()))]
     for study in studies:  # Every mistake is found before the first trial starts and before a store is made.
         Plan(study, preset, seeds=seeds, overrides=overrides, fingerprint="", device=device)
+    carrier = _engine(engine, address, workers, device, scale)
 
     results = []
-    with Store(store, create=True) as opened, progress_bars() as bars:
+    # Standard output is for the results alone, whatever a library prints on the way.
+    with (
+        closing(carrier) if carrier is not None else nullcontext(),
+        redirect_stdout(sys.stderr),
+        Store(store, create=True) as opened,
+        progress_bars() as bars,
+    ):
         for study in studies:
             result = run_study(
                 study,
@@ -161,7 +217,8 @@ def run(
                 overrides=overrides,
                 store=opened,
                 workers=workers,
-                device=device,
+                device=device if scale is None else str(scale),
+                engine=carrier,
                 fresh=fresh,
                 observer=Bar(bars, study.slug),
             )
@@ -245,6 +302,42 @@ def main() -> None:
         print(f"landform: {error or 'interrupted'}", file=sys.stderr)
         status = 130
     sys.exit(status)
+
+
+def _scale(
+    device: str, devices: int | None, nodes: int | None, strategy: StrategyName | None, precision: PrecisionName | None
+) -> Scale | None:
+    """What was asked for of Fabric, if anything was."""
+    asked = {"devices": devices, "nodes": nodes, "strategy": strategy, "precision": precision}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if not given:
+        return None
+    from landform.lab.engines.together import Scale
+
+    return Scale(device, **given)  # type: ignore[arg-type]
+
+
+def _engine(
+    engine: EngineName, address: str | None, workers: int | None, device: str, scale: Scale | None
+) -> Ray | Together | None:
+    """What takes the trials off this machine's processes, if anything does. Of a Fabric's processes, only rank 0 goes
+    on from here: the others follow it to the end."""
+    from landform.lab.machine import check_device
+
+    if engine is EngineName.ray:
+        from landform.lab.engines.ray import Ray
+
+        return Ray(address, count=workers, device=device)
+    if scale is None:
+        check_device(device)
+        return None
+    from landform.lab.engines.together import Together
+
+    together = Together(scale.launch())
+    if not together.leads:
+        together.follow()
+        raise typer.Exit
+    return together
 
 
 def _overrides(settings: list[str]) -> dict[str, str]:
