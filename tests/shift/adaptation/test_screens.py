@@ -93,7 +93,7 @@ def test_a_constant_or_static_stream_keeps_its_threshold():
 
 
 def test_the_lost_and_the_certain_are_rejected():
-    logits = torch.stack([torch.zeros(K), 100 * torch.eye(K)[0], torch.tensor([3.0, 0.0, 0.0, 0.0, 0.0])])
+    logits = torch.stack([torch.zeros(K), 100 * torch.eye(K)[0], torch.tensor([4.0, 0.0, 0.0, 0.0, 0.0])])
     assert EntropyScreen(K)(logits).tolist() == [False, False, True]
     certain = EntropyScreen(K)
     certain(1e4 * torch.eye(K))  # a mean entropy of 0 is no reference to fall from

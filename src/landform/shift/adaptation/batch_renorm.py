@@ -87,20 +87,28 @@ class BatchRenormTT(_BatchNorm):
             return F.batch_norm(
                 input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
             )
-        over = [dim for dim in range(input.ndim) if dim != 1]
-        variance, mean = torch.var_mean(input, over)
+        mean, variance = self._statistics(input)
         if begins:
-            self.running_mean, self.running_var = mean.detach().clone(), variance.detach().clone()
+            self.running_mean, self.running_var = mean.clone(), variance.clone()
         assert self.running_mean is not None
         assert self.running_var is not None
-        deviation, running_deviation = (variance + self.eps).sqrt(), (self.running_var + self.eps).sqrt()
-        r = deviation.detach() / running_deviation
-        d = (mean.detach() - self.running_mean) / running_deviation
-        shape = (1, -1, *[1] * (input.ndim - 2))
-        output = (input - mean.view(shape)) / deviation.view(shape) * r.view(shape) + d.view(shape)
+        running_deviation = (self.running_var + self.eps).sqrt()
+        r = (variance + self.eps).sqrt() / running_deviation
+        d = (mean - self.running_mean) / running_deviation
+        weight, bias = (self.weight, self.bias) if self.affine else (torch.ones_like(r), torch.zeros_like(d))
+        # PyTorch normalises by the biased variance, which is ``biased`` of the unbiased one.
+        biased = 1 - self.num_features / input.numel()
+        output = F.batch_norm(
+            input, None, None, weight * r * biased**0.5, bias + weight * d, True, 0.0, self.eps * biased
+        )
         if self.training:
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_(variance.detach(), self.momentum)
-        if not self.affine:
-            return output
-        return self.weight.view(shape) * output + self.bias.view(shape)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance, self.momentum)
+        return output
+
+    @torch.no_grad()
+    def _statistics(self, input: Tensor) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+        """Mean and unbiased variance of each channel, as running statistics that move all the way (the fastest way)."""
+        mean, variance = input.new_zeros(2, self.num_features)
+        F.batch_norm(input, mean, variance, training=True, momentum=1.0)
+        return mean, variance
