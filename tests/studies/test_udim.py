@@ -159,9 +159,9 @@ def test_reported_seeds_measure_what_was_chosen_and_are_repeatable() -> None:
     chosen = {arm: str(grid[1]) for arm, grid in grids(TUNED).items()}
     found, again = (run(TUNED, chosen=chosen) for _ in range(2))
     assert [(r, r.value) for r in found] == [(r, r.value) for r in again]
-    assert {r.arm: r.setting for r in found} == {**chosen, "udim_default": None}
+    assert {r.arm: r.setting for r in found} == {**chosen, **dict.fromkeys(udim.FIXED_WEIGHTS)}
     values = {(r.arm, r.metric): r.value for r in found if r.x is None and r.unit is None}
-    for arm in (*chosen, "udim_default"):
+    for arm in (*chosen, *udim.FIXED_WEIGHTS):
         by_domain = [r.value for r in found if r.arm == arm and r.metric == "domain_accuracy"]
         assert len(by_domain) == 10
         assert values[arm, "target_accuracy"] == pytest.approx(np.mean(by_domain))
@@ -275,7 +275,7 @@ def table(sources: tuple[int, ...], seeds: int) -> pd.DataFrame:
     rng, found = np.random.default_rng(0), []
     for k in sources:
         for seed in range(seeds):
-            for arm in (*grids(replace(Config(), sources=k)), *(["udim_default"] if k == 1 else [])):
+            for arm in (*grids(replace(Config(), sources=k)), *(udim.FIXED_WEIGHTS if k == 1 else ())):
                 common = {"arm": arm, "seed": seed, "sources": k}
                 found.append({**common, "metric": "target_accuracy", "value": rng.random()})
                 found += [
@@ -290,7 +290,7 @@ def table(sources: tuple[int, ...], seeds: int) -> pd.DataFrame:
     return pd.DataFrame(found).assign(role="reported", setting="1.0")
 
 
-@pytest.mark.parametrize(("sources", "seeds", "rows"), [((1, 3), 3, 9), ((1,), 1, 7)])
+@pytest.mark.parametrize(("sources", "seeds", "rows"), [((1, 3), 3, 10), ((1,), 1, 8)])
 def test_figure_draws_what_there_is(sources: tuple[int, ...], seeds: int, rows: int) -> None:
     saved = [
         saved

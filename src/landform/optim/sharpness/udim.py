@@ -138,6 +138,8 @@ class UDIM(OptimizerWrapper):
             ValueError: an empty batch, or lengths that differ.
             TypeError: inputs or targets of a wrong dtype.
         """
+        if domain is not None:
+            domain = torch.as_tensor(domain, device=x.device)
         if len(x) != len(y) or not len(x) or (domain is not None and domain.shape != y.shape):
             shapes = tuple(x.shape), tuple(y.shape), None if domain is None else tuple(domain.shape)
             raise ValueError(f"x, y, domain of shapes {shapes}: must have one length, at least 1")
