@@ -6,6 +6,8 @@ from landform.federated.data import ClientData, FederatedData
 from landform.federated.decomposition import Decomposition, decompose, loss_decomposition
 from landform.federated.fedld import FedLDStrategy, MarginControl, PrincipalGradient
 from landform.federated.fedprox import FedProx
+from landform.federated.flower import to_flower
+from landform.federated.local_grid import LocalGrid
 from landform.federated.moon import MOON
 from landform.federated.pairwise import FedGH, pcgrad_pairwise
 from landform.federated.partitions import (
@@ -47,6 +49,7 @@ __all__ = [
     "FederatedData",
     "History",
     "Krum",
+    "LocalGrid",
     "LocalRound",
     "MarginControl",
     "MarginControlLoss",
@@ -68,5 +71,6 @@ __all__ = [
     "principal_shares",
     "sample_clients",
     "simulate",
+    "to_flower",
     "train_clients",
 ]

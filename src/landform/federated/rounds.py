@@ -70,20 +70,23 @@ def train_clients(
     shared: State | None = None,
     round_: int = 1,
     seed: int = 0,
+    numbers: Sequence[int] | None = None,
     together: int | None = None,
 ) -> LocalRound:
     """Train the participants of a round, as a loop over them would, all at once.
 
     Arguments:
         model: a stack of the architecture, of any length; only its way of running models is used.
-        clients: the participants' numbers.
+        clients: the participants' places in ``data``.
         params, buffers: that each begins with, (m, …).
         state: what each keeps (m, …), as ``update.init_state`` makes it.
         shared: what the server sends besides (not stacked), as ``update.init_shared`` makes it.
         round_, seed: name the participants' batches, with their numbers.
+        numbers: the participants' numbers where they are not their places.
         together: how many train at once; as many as fit 2 · 10⁸ parameters if None.
     """
     ids = torch.as_tensor(clients, dtype=torch.long)
+    streams = [client_stream(seed, round_, k) for k in (ids.tolist() if numbers is None else numbers)]
     buffers, state, shared = buffers or {}, state or {}, shared or {}
     if together is None:
         together = max(1, NUMBERS // sum(p[0].numel() for p in params.values()))
@@ -93,7 +96,9 @@ def train_clients(
         begin, statistics, kept = (
             {name: value[rows] for name, value in tensors.items()} for tensors in (params, buffers, state)
         )
-        parts.append(_train(model, data, update, ids[rows], begin, statistics, kept, shared, round_, seed))
+        parts.append(
+            _train(model, data, update, ids[rows], begin, statistics, kept, shared, update.lr_of(round_), streams[rows])
+        )
     if len(parts) == 1:
         return parts[0]
     return LocalRound(
@@ -117,15 +122,14 @@ def _train(
     buffers: State,
     state: State,
     shared: State,
-    round_: int,
-    seed: int,
+    lr: float,
+    streams: Sequence[torch.Generator],
 ) -> LocalRound:
     sizes, members, device = data.sizes[ids], data.members[ids], data.x.device
-    streams = [client_stream(seed, round_, k) for k in ids.tolist()]
     own = {name: p.detach().clone() for name, p in start.items()}
     trained = [p.requires_grad_() for name, p in own.items() if model.params[name].requires_grad]
     buffers = {name: b.clone() for name, b in buffers.items()}
-    ctx = Context(model, buffers, start, state, shared, update.lr_of(round_))
+    ctx = Context(model, buffers, start, state, shared, lr)
     optimizer = StackedSGD(trained, ctx.lr, update.momentum, update.weight_decay)
     totals, counts = start[next(iter(start))].new_zeros(len(ids)), torch.zeros(len(ids), device=device)
     batches = local_batches(

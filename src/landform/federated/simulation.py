@@ -41,6 +41,8 @@ class Round:
     model: Stack
 
 
+SHARED = "shared/"  # no module's name holds a slash
+
 Measure = Callable[[Round], Mapping[str, float]]
 
 
@@ -204,11 +206,15 @@ class Server:
     def _common(self, tensors: State) -> State:
         return {name: value for name, value in tensors.items() if not self.update.is_personal(name)}
 
+    def message(self) -> State:
+        """What one participant receives: all but personal tensors, and under ``shared/`` what the method adds."""
+        shared = {SHARED + name: value for name, value in self.shared.items()}
+        return self._common(self.params) | self._common(self.buffers) | shared
+
     @property
     def message_bytes(self) -> int:
-        """What one participant receives in a round, and sends back."""
-        tensors = [*self._common(self.params).values(), *self._common(self.buffers).values(), *self.shared.values()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        """The size of a message; what a participant sends back is as large."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.message().values())
 
     def combine(self, params: State, buffers: State, change: State, num_samples: Tensor) -> None:
         """Take in what the participants sent: their models, and how much their states changed, (m, …)."""
