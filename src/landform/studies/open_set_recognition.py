@@ -679,9 +679,9 @@ def draw_correlation(ax: Axes, records: pd.DataFrame) -> None:
     for row, text in enumerate(drawn):
         ax.text(0.03, 0.96 - 0.06 * row, text, transform=ax.transAxes, va="top")
     for row, (name, colour) in enumerate(FAMILIES.items()):
-        ax.text(0.97, 0.04 + 0.055 * row, name, color=colour, transform=ax.transAxes, ha="right")
+        ax.text(0.97, 0.96 - 0.055 * row, name, color=colour, transform=ax.transAxes, va="top", ha="right")
     low, high = ax.get_ylim()
-    ax.set_ylim(low, high + 0.16 * (high - low))
+    ax.set_ylim(low, high + 0.32 * (high - low))
     ax.set(xlabel="accuracy on known classes, %", ylabel="AUROC of unknown classes, %")
     ax.set_title("Networks of all seeds; mean r over seeds")
 
