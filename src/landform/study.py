@@ -21,6 +21,7 @@ from landform.claims import Claim
 
 if TYPE_CHECKING:
     import pandas as pd
+    from lightning_fabric import Fabric
     from matplotlib.figure import Figure
 
 Setting = TypeVar("Setting")
@@ -92,9 +93,10 @@ class Arrays:
 class Run:
     """The little that a trial needs from the laboratory. ``Run()`` alone is enough to call a trial by hand.
 
-    ``device`` is where to compute. ``folder`` survives a kill: long trainings keep their checkpoints there.
-    ``chosen`` maps each arm that has settings to the one that the tuning seeds chose; it is None while settings are
-    open: on a tuning seed, in a study without tuning seeds, and by hand.
+    ``device`` is where to compute; ``fabric`` is a launched Lightning Fabric where one training is to take several
+    processes (``landform run --devices``), for :func:`landform.training.fit`. ``folder`` survives a kill: long
+    trainings keep their checkpoints there. ``chosen`` maps each arm that has settings to the one that the tuning seeds
+    chose; it is None while settings are open: on a tuning seed, in a study without tuning seeds, and by hand.
     """
 
     device: str = "cpu"
@@ -102,6 +104,7 @@ class Run:
     arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
     on_progress: Callable[[float, str], None] = lambda fraction, note: None
     work: Path | None = None
+    fabric: Fabric | None = None
 
     @property
     def folder(self) -> Path:

@@ -45,10 +45,12 @@ def environment(device: str) -> dict[str, Any]:
         "cpu": _cpu(),
         "threads": 1,
     }
-    if device.startswith("cuda"):
+    kind = device.partition(" ")[0]  # A device may have options (see engines.together).
+    if kind.startswith("cuda"):
         import torch
 
-        found["gpu"] = torch.cuda.get_device_name(device)
+        # A run may begin on a machine that has none itself.
+        found["gpu"] = torch.cuda.get_device_name(kind) if torch.cuda.is_available() else None
     return found
 
 

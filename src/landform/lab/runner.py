@@ -89,19 +89,22 @@ def run_study(
     store: Store,
     workers: int | None = None,
     device: str = "cpu",
+    engine: Engine | None = None,
     fresh: bool = False,
     observer: Observer | None = None,
 ) -> RunResult:
     """Run every trial of a study that the store does not have, and judge its claims from the stored records.
 
-    The records are the same to the bit whatever ``workers`` is. A trial that fails is stored with its traceback and
-    the others go on; the next run tries it again. Two runs may share a store: each trial is computed by one of them.
+    The records are the same to the bit whatever ``workers`` is, and on a cluster of like machines. A trial that fails
+    is stored with its traceback and the others go on; the next run tries it again. Two runs may share a store: each
+    trial is computed by one of them.
 
     Arguments:
         seeds: how many reported seeds; the preset's own number if None.
         overrides: fields of the study's Config as text, such as ``{"steps": "100"}``.
         workers: worker processes; 0 runs the trials in this process. Default: one a core, or one on an accelerator.
-        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; with an ``engine``, what that computes on.
+        engine: what carries out the trials, in the place of ``workers`` processes of this machine.
         fresh: compute also what the store has; each stored trial is replaced when the new one has finished.
 
     Raises:
@@ -112,16 +115,16 @@ def run_study(
     """
     if workers is not None and workers < 0:
         raise UsageError(f"workers={workers}: 0 or more")
-    check_device(device)
+    if engine is None:
+        check_device(device)
     if study.run_trial is None:
         raise StudyError(f"{study.slug} has no @study.trial")
     plan = Plan(study, preset, seeds=seeds, overrides=overrides, fingerprint=study_fingerprint(study), device=device)
-    workers = default_workers(device) if workers is None else workers
     began = time.perf_counter()
     with ownership() as owner, store.heartbeat(owner):
         try:
-            with Processes(workers) if workers else Inline() as engine:
-                run = _Run(study, plan, store, engine, owner, fresh, observer or Observer())
+            with engine or _local(workers, device) as entered:
+                run = _Run(study, plan, store, entered, owner, fresh, observer or Observer())
                 run.go()
         except KeyboardInterrupt:
             message = "interrupted; the trials that finished are stored, and the same run goes on from there"
@@ -137,6 +140,12 @@ def run_study(
         findings=[(claim, _finding(study, claim, records, preset != "smoke")) for claim in study.claims],
         seconds=time.perf_counter() - began,
     )
+
+
+def _local(workers: int | None, device: str) -> Engine:
+    """Worker processes of this machine, or this process alone for 0."""
+    workers = default_workers(device) if workers is None else workers
+    return Processes(workers) if workers else Inline()
 
 
 def _finding(study: Study, claim: Claim, records: pd.DataFrame, verdict: bool) -> Finding:
@@ -244,7 +253,7 @@ class _Run:
             self.observer.retrying(trial, str(outcome.error))
             self.start(trial)
             return
-        seconds, where = outcome.seconds, self.environment
+        seconds, where = outcome.seconds, outcome.environment or self.environment
         if outcome.error is None:
             stored = self.store.finish(
                 trial, self.owner, outcome.records, outcome.arrays, seconds=seconds, environment=where

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from landform.training.parallel import Parallel
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def fit(
@@ -20,6 +25,7 @@ def fit(
     *,
     steps: int,
     schedule: LRScheduler | None = None,
+    fabric: Fabric | None = None,
 ) -> Float[Tensor, " steps"]:
     """Update a model ``steps`` times, and give the loss of each batch before its update.
 
@@ -35,6 +41,11 @@ def fit(
         optimizer: any ``torch.optim.Optimizer`` whose ``step`` takes a closure.
         steps: how many updates.
         schedule: stepped after each update.
+        fabric: a launched Lightning Fabric. Model and optimiser are given as they are: they are set up here, and the
+            model is trained in place on Fabric's device and in its precision. Every process must draw the same
+            batches; each takes its share of them, so ``batches`` brings the effective batch, and ``loss`` must be the
+            mean over its samples. (A loader from ``fabric.setup_dataloaders`` brings shares already.) Layers that look
+            at the whole batch, such as BatchNorm, see the share; ``nn.SyncBatchNorm`` sees all.
 
     Returns:
         (steps,) losses, of the first call of each step's closure. They are kept as they come: a training that diverges
@@ -42,7 +53,8 @@ def fit(
 
     Raises:
         ValueError: steps below 1, a loss that is not one number, batches that end too early or hold nothing, a
-            schedule of another optimiser, or an optimiser that does not call the closure.
+            schedule of another optimiser, or an optimiser that does not call the closure; with a fabric, a batch with
+            fewer samples than processes, or the precision 16-mixed.
 
     >>> model = nn.Linear(2, 1)
     >>> squared = lambda model, batch: (model(batch[0]) - batch[1]).square().mean()
@@ -54,8 +66,13 @@ def fit(
         raise ValueError(f"steps={steps}: must be at least 1")
     if schedule is not None and schedule.optimizer is not optimizer:
         raise ValueError("schedule: belongs to another optimiser than the one given")
+    parallel = None if fabric is None else Parallel(fabric, batches)
+    if parallel is not None:
+        model, optimizer = parallel.set_up(model, optimizer)
     losses: list[Tensor] = []
     for step, batch in enumerate(_take(batches, steps)):
+        if parallel is not None:
+            batch = parallel.share(batch)
 
         def closure(batch: Any = batch, step: int = step) -> Tensor:
             optimizer.zero_grad()
@@ -63,7 +80,10 @@ def fit(
             if not isinstance(value, Tensor) or value.numel() != 1:
                 shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"loss: must give one number for a batch, got {shape}")
-            value.backward()
+            if parallel is None:
+                value.backward()
+            else:
+                value = parallel.backward(value)
             if len(losses) == step:
                 losses.append(value.detach().reshape(()))
             return value

@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from landform.lab.machine import environment
 from landform.study import Record, Run, Trial
 
 Progress = Callable[[float, str], None]
@@ -50,7 +51,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: records and arrays, or an error. ``died`` says that its process ended under it."""
+    """What became of a job: records and arrays, or an error, and where. ``died``: its process ended under it."""
 
     id: str
     records: list[Record] = field(default_factory=list)
@@ -58,6 +59,7 @@ class Outcome:
     seconds: float = 0.0
     error: str | None = None
     died: bool = False
+    environment: dict[str, Any] | None = None
 
 
 class Engine(Protocol):
@@ -107,9 +109,10 @@ def carry_out(job: Job, progress: Progress) -> Outcome:
     except BaseException:  # A trial that calls sys.exit has failed like any other.
         error = traceback.format_exc()
     seconds = time.perf_counter() - started
+    here = environment(job.device)
     if error is not None:
-        return Outcome(job.id, seconds=seconds, error=error)
-    return Outcome(job.id, records, run.arrays, seconds)
+        return Outcome(job.id, seconds=seconds, error=error, environment=here)
+    return Outcome(job.id, records, run.arrays, seconds, environment=here)
 
 
 def checked(records: Iterable[Record], may_diverge: frozenset[str]) -> list[Record]:

@@ -95,7 +95,7 @@ class Processes:
         self._workers = [worker for worker in self._workers if worker.job or worker.process.is_alive()]
         idle = [worker for worker in self._workers if not worker.job]
         if not idle:
-            with _no_interrupts():
+            with no_interrupts():
                 idle = [_Worker(with_main=job.trial.__module__ == "__main__")]
                 self._workers += idle
         idle[0].send(job, message)
@@ -122,7 +122,7 @@ class Processes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with _no_interrupts():
+        with no_interrupts():
             while self._workers:
                 self._workers.pop().end()
 
@@ -188,7 +188,7 @@ class _Worker:
 
 
 @contextlib.contextmanager
-def _no_interrupts() -> Iterator[None]:
+def no_interrupts() -> Iterator[None]:
     """Ctrl-C waits until this is over, and a process started within never sees it: it is the parent's to answer."""
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -258,7 +258,7 @@ def command(run: RunKey, trials: pd.DataFrame, study: Study | None) -> str:
     if study is not None and run.preset in study.presets and seeds not in (0, study.presets[run.preset].seeds):
         words += ["--seeds", str(seeds)]
     if run.device != "cpu":
-        words += ["--device", run.device]
+        words += ["--device", *run.device.split()]
     return shlex.join(words)
 
 
