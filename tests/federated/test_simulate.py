@@ -378,7 +378,7 @@ TWO = [[0, 1, 2], [3, 4, 5, 6]]
         (lambda: small(SGD(), fraction=0.0), "fraction=0.0"),
         (
             lambda: simulate(FederatedData(X, Y, TWO), lambda: nn.Linear(2, 2), MOON(), FedAvg(), 1),
-            "features='features'",
+            "head='head'",
         ),
         (lambda: SGD(steps=0), "steps=0"),
         (lambda: SGD(batch_size=0), "batch_size=0"),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from landform.federated.client import SGD, Batch, Context, State, check_number
@@ -29,7 +30,7 @@ class MOON(SGD):
     Arguments:
         mu: the strength, at least 0.
         temperature: T, positive.
-        features: the submodule whose output is z (the paper ends its encoder in a projection head).
+        head: the submodule whose input is z (the paper puts a projection before it).
 
     Raises:
         ValueError: a setting out of range, or a model without that submodule.
@@ -40,7 +41,7 @@ class MOON(SGD):
 
     mu: float = 1.0
     temperature: float = 0.5
-    features: str = "features"
+    head: str = "head"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,7 +56,7 @@ class MOON(SGD):
         return {KEPT + name: p for name, p in params.items()}
 
     def local_step(self, params: State, batch: Batch, ctx: Context) -> Float[Tensor, " clients"]:
-        encoder = encoder_of(ctx.model, self.features)
+        encoder = encoder_of(ctx.model, self.head)
         previous = {name.removeprefix(KEPT): p for name, p in ctx.state.items()}
         z = self.encode(encoder, params, batch, ctx)
         with torch.no_grad():
@@ -65,19 +66,19 @@ class MOON(SGD):
         return super().local_step(params, batch, ctx) + self.mu * batch.mean(contrast)
 
     def encode(self, encoder: Stack, params: State, batch: Batch, ctx: Context) -> Float[Tensor, "clients batch d"]:
-        prefix = self.features + "."
-        own = {name.removeprefix(prefix): p for name, p in params.items() if name.startswith(prefix)}
+        prefix = self.head + "."
+        own = {name: p for name, p in params.items() if not name.startswith(prefix)}
         # Copies: statistics of batch normalisation are updated by the pass for the data's loss alone.
-        buffers = {name.removeprefix(prefix): b.clone() for name, b in ctx.buffers.items() if name.startswith(prefix)}
+        buffers = {name: b.clone() for name, b in ctx.buffers.items() if not name.startswith(prefix)}
         return encoder.forward(own, buffers, batch.x, shared=False).flatten(2)
 
 
 @lru_cache(maxsize=16)
-def encoder_of(model: Stack, name: str) -> Stack:
-    """The submodule of a stack's models that gives the features."""
-    try:
-        part = model.template.get_submodule(name)
-    except AttributeError:
-        names = ", ".join(child for child, _ in model.template.named_children())
-        raise ValueError(f"features={name!r}: the model has no such submodule, but {names}") from None
-    return Stack([part], engine=model.engine)
+def encoder_of(model: Stack, head: str) -> Stack:
+    """The models without their head."""
+    encoder = deepcopy(model.template)
+    if head not in dict(encoder.named_modules()) or not head:
+        names = ", ".join(child for child, _ in encoder.named_children())
+        raise ValueError(f"head={head!r}: the model has no such submodule, but {names}")
+    encoder.set_submodule(head, nn.Identity())
+    return Stack([encoder], engine=model.engine)

@@ -28,7 +28,8 @@ class Round:
         clients: the participants.
         num_samples: how many samples each trained on.
         before, after: the server's parameters.
-        client_params: the participants' parameters after local training, (m, …).
+        buffers: the server's buffers after the round.
+        client_params, client_buffers: those of the participants after local training, (m, …).
         model: a stack of the architecture, which runs any of these.
     """
 
@@ -37,7 +38,9 @@ class Round:
     num_samples: Int[Tensor, " participants"]
     before: State
     after: State
+    buffers: State
     client_params: State
+    client_buffers: State
     model: Stack
 
 
@@ -135,9 +138,9 @@ def simulate(
     >>> simulate(data, lambda: nn.Linear(4, 3), SGD(lr=0.1), FedAvg(), rounds=2).losses.shape
     torch.Size([2])
     """
-    for name, value in (("rounds", rounds), ("eval_every", eval_every)):
-        if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
+    for option, least in (("rounds", rounds), ("eval_every", eval_every)):
+        if least < 1:
+            raise ValueError(f"{option}={least}: must be at least 1")
     sample_clients(len(data), fraction, seed, 1)  # refuses a wrong fraction before any work
     if data.x.device.type == "cpu":
         keep_freed_memory()
@@ -169,9 +172,10 @@ def simulate(
         participants.append(ids)
         sent.append(len(ids) * server.message_bytes)
         if measure is not None:
-            values = measure(Round(number, ids, num_samples, before, server.params, local.params, model))
-            for name, number_ in values.items():
-                measured[name].append(float(number_))
+            after = server.params, server.buffers
+            seen = Round(number, ids, num_samples, before, *after, local.params, local.buffers, model)
+            for name, value in measure(seen).items():
+                measured[name].append(float(value))
         if number % eval_every == 0 or number == rounds:
             eval_rounds.append(number)
             common, each = _evaluate(data, model, server, own)

@@ -235,7 +235,7 @@ def arms(config: Config) -> dict[str, tuple[Callable[..., ClientUpdate], ServerR
         "fedavg": (SGD, FedAvg(), {}),
         "fedavg_unweighted": (SGD, FedAvg(weighted=False), {}),
         "fedprox": (FedProx, FedAvg(), {"mu": config.mu_prox}),
-        "moon": (MOON, FedAvg(), {"mu": config.mu_moon, "features": FEATURES[config.network]}),
+        "moon": (MOON, FedAvg(), {"mu": config.mu_moon}),
         "fedgh": (SGD, FedGH(), {}),
         "margin": (MarginControl, FedAvg(), margin),
         "principal": (SGD, principal, {}),
@@ -244,9 +244,6 @@ def arms(config: Config) -> dict[str, tuple[Callable[..., ClientUpdate], ServerR
         "centralised": (SGD, FedAvg(), {}),
         "local": (SGD, FedAvg(), {"personal": everything}),
     }
-
-
-FEATURES = {"mlp": "features", "resnet50": "stages"}
 
 
 def everything(name: str) -> bool:
@@ -322,8 +319,7 @@ def records(arm: str, setting: str, history: History, *, tuning: bool) -> Iterat
         yield Record(arm, "decomposition_error", max(history.measured["error"]), setting=setting)
     if "principal_instead" in history.measured:
         for name, metric in (("aggregation", arm), ("principal_instead", "principal")):
-            value = float(np.mean(history.measured[name][1:]))  # in the first round both are the mean
-            yield Record(metric, "aggregation_of_same_updates", value)
+            yield Record(metric, "aggregation_of_same_updates", float(np.mean(history.measured[name])))
 
 
 def warmed_up(rate: float, warmup: int) -> float | Callable[[int], float]:
@@ -343,17 +339,20 @@ class Terms:
 
     def __init__(self, clients: FederatedData, *, compare: bool) -> None:
         rows = torch.cat(clients.train)
-        self.x, self.y = clients.x[rows].double(), clients.y[rows]
+        self.x, self.y = clients.x[rows], clients.y[rows]
         self.sizes, self.compare = clients.sizes, compare
 
     def __call__(self, seen: Round) -> dict[str, float]:
-        models = [seen.client_params, {name: p[None] for name, p in seen.after.items()}]
-        if self.compare:
-            models.append({name: p[None] for name, p in instead(seen).items()})
-        losses = self.by_client({name: torch.cat([one[name] for one in models]) for name in seen.after}, seen.model)
+        servers = [seen.after, instead(seen)] if self.compare else [seen.after]
         k = len(self.sizes)
-        terms = decompose(losses[:k], losses[k], self.sizes)
-        total = self.sample_losses({name: p[None] for name, p in seen.after.items()}, seen.model).mean()
+        losses = self.sample_losses(
+            joined([seen.client_params, *map(alone, servers)]),
+            joined([seen.client_buffers, *[alone(seen.buffers)] * len(servers)]),
+            seen.model,
+        )
+        means = torch.stack([part.mean(1) for part in losses.split(self.sizes.tolist(), 1)], 1)
+        terms = decompose(means[:k], means[k], self.sizes)
+        total = self.sample_losses(alone(seen.after), alone(seen.buffers), seen.model).mean()
         flat = torch.cat([(seen.client_params[name] - p).flatten(1) for name, p in seen.before.items()], dim=1)
         found = {
             "local": terms.local,
@@ -363,28 +362,40 @@ class Terms:
             **{f"share {j}": float(share) for j, share in enumerate(principal_shares(flat))},
         }
         if self.compare:
-            found["principal_instead"] = decompose(losses[:k], losses[k + 1], self.sizes).aggregation
+            found["principal_instead"] = decompose(means[:k], means[k + 1], self.sizes).aggregation
         return found
 
     @torch.no_grad()
-    def sample_losses(self, params: State, model: Stack) -> Float[Tensor, "models n"]:
+    def sample_losses(self, params: State, buffers: State, model: Stack) -> Float[Tensor, "models n"]:
         """Every model's loss of every sample."""
-        mode = model.training
+        params, buffers = double(params), double(buffers)
+        mode, losses = model.training, []
         model.eval()
         try:
-            buffers = {
-                name: b.expand(len(next(iter(params.values()))), *b.shape[1:]) for name, b in model.buffers.items()
-            }
-            outputs = model.forward({name: p.double() for name, p in params.items()}, buffers, self.x, shared=True)
+            at_once = max(1, NUMBERS // self.x[0].numel())
+            for x, y in zip(self.x.split(at_once), self.y.split(at_once), strict=True):
+                outputs = model.forward(params, buffers, x.double(), shared=True)
+                targets = y.expand(len(outputs), -1)
+                losses.append(F.cross_entropy(outputs.movedim(-1, 1), targets, reduction="none"))
         finally:
             model.train(mode)
-        return F.cross_entropy(outputs.movedim(-1, 1), self.y.expand(len(outputs), -1), reduction="none")
+        return torch.cat(losses, dim=1)
 
-    def by_client(self, params: State, model: Stack) -> Float[Tensor, "models clients"]:
-        """Every model's mean loss on every client's samples."""
-        return torch.stack(
-            [part.mean(1) for part in self.sample_losses(params, model).split(self.sizes.tolist(), 1)], 1
-        )
+
+NUMBERS = 8_000_000  # in the samples that are measured at a time
+
+
+def alone(tensors: State) -> State:
+    """One model's tensors as a stack of it."""
+    return {name: tensor.unsqueeze(0) for name, tensor in tensors.items()}
+
+
+def joined(stacks: list[State]) -> State:
+    return {name: torch.cat([stack[name] for stack in stacks]) for name in stacks[0]}
+
+
+def double(tensors: State) -> State:
+    return {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
 
 
 def instead(seen: Round) -> State:
