@@ -6,6 +6,7 @@ from landform.models.mlp import MLP
 from landform.models.resnet import ResNet
 from landform.models.transformer import ByteTransformer, count_parameters
 from landform.models.vgg32 import VGG32
+from landform.models.vit import ViT
 
 __all__ = [
     "MLP",
@@ -14,6 +15,7 @@ __all__ = [
     "ByteTransformer",
     "ConvNet",
     "ResNet",
+    "ViT",
     "batch_norm_branch",
     "branch_batch_norm",
     "count_parameters",
