@@ -256,7 +256,9 @@ study = Study(
         "AUROC of 62 %. And what is far in meaning is not easy: for the maximum logit and for ARPL, characters of "
         "other scripts are the hardest (72 % and 64 %, where other letters have 89 % and 86 %), because their "
         "features are longer than those of known letters. The softmax, which does not see the length, is at 86 % "
-        "there. Look-alikes are harder than other letters for all."
+        "there. Look-alikes are harder than other letters for all. On photographs it is otherwise: with 3,600 of "
+        "CIFAR-10 to train on (--set data=parquet:..., networks 36 % to 54 % accurate) the maximum logit beats the "
+        "softmax by 2.9 points [0.7, 5.2], while r is 0.66 [0.39, 0.92]."
     ),
 )  # fmt: skip
 
