@@ -64,5 +64,5 @@ def trial(config: Config, seed: int, run: Run) -> Iterator[Record]:
     )
     yield Record("first", "loss", float(losses[0]) if config.act != "diverge" or seed else float("nan"))
     yield Record("last", "loss", float(losses[-1]))
-    yield Record("last", "weights", float(sum(p.abs().sum() for p in model.parameters())))
+    yield Record("last", "weights", float(sum(p.detach().abs().sum() for p in model.parameters())))
     yield Record("last", "ranks", 1 if run.fabric is None else run.fabric.world_size)

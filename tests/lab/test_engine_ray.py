@@ -26,7 +26,7 @@ ray = pytest.importorskip("ray", reason="the extra cluster (Ray) is not installe
 
 from landform.lab.engines.ray import Ray  # noqa: E402  Ray's tests have no use without Ray.
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 @pytest.fixture(scope="session")
@@ -173,9 +173,9 @@ def test_ctrl_c_ends_the_trials_and_leaves_a_store_to_go_on_with(cluster: str, t
         out, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert out == ""
-    assert err.strip() == "interrupted; the trials that finished are stored, and the same run goes on from there"
+    assert process.returncode == 130, out + err
+    assert "interrupted; the trials that finished are stored, and the same run goes on from there" in err
+    assert "Traceback" not in err
     with Store(path) as store:
         left = [status for (status,) in store._rows("SELECT status FROM trials")]
     assert left.count("done") == len(left) >= 1

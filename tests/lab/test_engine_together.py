@@ -17,7 +17,7 @@ from landform.lab.errors import UsageError
 from landform.lab.runner import Tally, run_study
 from landform.lab.store import Store
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 SCRIPT = """
 import json, sys
