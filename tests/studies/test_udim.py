@@ -26,7 +26,7 @@ from landform.study import Arrays, Run, Saved
 QUICK = study.presets["smoke"].config
 TUNED = replace(
     QUICK,
-    steps=5,
+    steps=3,
     learning_rate_factors=(1.0, 0.3),
     rhos=(0.05, 0.1),
     inconsistency_weights=(1.0, 10.0),

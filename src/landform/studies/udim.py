@@ -177,8 +177,8 @@ study = Study(
     presets={
         "smoke": Preset(
             Config(
-                steps=10,
-                checkpoint_every=5,
+                steps=5,
+                checkpoint_every=3,
                 source_copies=12,
                 target_copies=1,
                 long_factor=2,
@@ -218,6 +218,13 @@ study = Study(
     conditions={"sources": (1, 3)},
     minimise=("inconsistency", "sharpness_gap"),
     tune_by="validation_accuracy",
+    reading=(
+        "At this scale the headline is open, and the figure shows why. Held-out letters of the source choose the "
+        "paper's weight of 1, which gains 1.2 points over SAM from one source (within chance) and 3.0 from three. A "
+        "weight of 100 gains 4.8 ± 1.8 points from one source, but accuracy on the source, which is much the same, "
+        "cannot tell. Sharpness on crafted samples falls as the paper says. The variance term changes nothing at the "
+        "chosen weight, and cross-entropy on the crafted samples gains as much as UDIM at its strongest."
+    ),
 )
 
 
