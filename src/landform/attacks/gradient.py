@@ -62,7 +62,7 @@ class InputGradient:
             losses = self.loss(logits, y)
             if losses.shape != y.shape:
                 raise ValueError(f"loss: gave shape {tuple(losses.shape)}; must be one number a sample, ({len(y)},)")
-            (gradient,) = torch.autograd.grad(losses.sum() * (-1 if self.targeted else 1), x)
+            (gradient,) = torch.autograd.grad(losses, x, torch.full_like(losses, -1.0 if self.targeted else 1.0))
         if new:
             check_found(gradient)
             self._checked = y
