@@ -155,6 +155,7 @@ study = Study(
     presets={
         "smoke": Preset(
             Config(
+                data="digits?limit=450",
                 surrogates=("cnn", "mlp robust"), targets=("mlp", "vit", "cnn robust"), steps=20, robust_steps=2,
                 budgets=(0.2,), attack_steps=3, step_sizes=(0.2, 0.4), scales=(10.0,), training_images=300,
                 validation_images=60,
