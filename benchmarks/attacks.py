@@ -41,7 +41,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "MLP 64-256-256-10, 8×8": (lambda: MLP(64, (256, 256), 10), 8),
     "CNN 16-32-64, 8×8": (lambda: ConvNet(1, 10), 8),
     "CNN 16-32-64, 16×16": (lambda: ConvNet(1, 10), 16),
-    "ResNet-18, 16×16": (lambda: ResNet(18, 10, in_channels=1), 16),
+    "ResNet-18 16-32-64-128, 16×16": (lambda: ResNet(18, 10, in_channels=1, widths=(16, 32, 64, 128)), 16),
 }
 
 

@@ -117,7 +117,7 @@ def test_samples_are_uniform_in_the_ball():
     assert stats.kstest(offset.flatten(), "uniform", (-0.2, 0.4)).pvalue > 0.01
     offset = L2Ball(0.2).sample(x, torch.Generator().manual_seed(0)) - x
     volume = (offset.norm(dim=1) / 0.2) ** 3  # the share of the ball's volume within
-    assert volume.max() <= 1
+    assert volume.max() <= 1 + 1e-12
     assert stats.kstest(volume, "uniform").pvalue > 0.01
     # by Archimedes, each coordinate of a uniform direction in three dimensions is uniform
     direction = offset / offset.norm(dim=1, keepdim=True)

@@ -40,7 +40,12 @@ class LinfBall:
 
     def around(self, x: Batch, lo: float = 0.0, hi: float = 1.0) -> Callable[[Batch], Batch]:
         """The projection on the ball around x within [lo, hi], for many points."""
-        below, above = (bound.clamp(lo, hi) for bound in self._bounds(x.detach()))
+        x = x.detach()
+        eps = torch.tensor(self.eps, dtype=x.dtype, device=x.device)
+        if float(eps) > self.eps:
+            eps = torch.nextafter(eps, torch.zeros_like(eps))
+        # The largest interval of representable numbers within [x − eps, x + eps], and within the range.
+        below, above = (-_sum_rounded_down(-x, eps)).clamp(lo, hi), _sum_rounded_down(x, eps).clamp(lo, hi)
         return lambda x_adv: torch.clamp(x_adv, below, above)
 
     def project(self, x_adv: Batch, x: Batch, lo: float = 0.0, hi: float = 1.0) -> Batch:
@@ -48,16 +53,9 @@ class LinfBall:
         return self.around(x, lo, hi)(x_adv)
 
     def sample(self, x: Batch, generator: torch.Generator | None = None) -> Batch:
-        """A point of the ball around each x, uniformly; it may leave the range."""
+        """A point of the ball around each x, uniformly, up to rounding; it may leave the range."""
         offset = _uniform(x.shape, x, generator).mul_(2).sub_(1)
-        return torch.clamp(x.detach() + self.eps * offset, *self._bounds(x.detach()))
-
-    def _bounds(self, x: Batch) -> tuple[Batch, Batch]:
-        """The largest interval of representable numbers within [x − eps, x + eps]."""
-        eps = torch.tensor(self.eps, dtype=x.dtype, device=x.device)
-        if float(eps) > self.eps:
-            eps = torch.nextafter(eps, torch.zeros_like(eps))
-        return -_sum_rounded_down(-x, eps), _sum_rounded_down(x, eps)
+        return torch.add(x.detach(), offset, alpha=self.eps)
 
 
 @dataclass(frozen=True)
@@ -112,11 +110,11 @@ class L2Ball:
         return self.around(x, lo, hi)(x_adv)
 
     def sample(self, x: Batch, generator: torch.Generator | None = None) -> Batch:
-        """A point of the ball around each x, uniformly; it may leave the range."""
+        """A point of the ball around each x, uniformly, up to rounding; it may leave the range."""
         direction = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
         radius = _uniform((len(x), *(1,) * (x.ndim - 1)), x, generator) ** (1 / x[0].numel())
         offset = direction * (self.eps * radius / per_sample_norm(direction, 2))
-        return self.around(x, -math.inf, math.inf)(x.detach() + offset)
+        return x.detach() + offset
 
 
 Ball = LinfBall | L2Ball
@@ -124,7 +122,10 @@ Ball = LinfBall | L2Ball
 
 def per_sample_norm(x: Batch, order: float, dtype: torch.dtype | None = None) -> Batch:
     """The norm of each sample, in a shape that broadcasts against x."""
-    return torch.linalg.vector_norm(x, order, dim=tuple(range(1, x.ndim)), keepdim=True, dtype=dtype)
+    dims = tuple(range(1, x.ndim))
+    if order == 1:  # several times as fast as vector_norm is for it
+        return x.abs().sum(dims, keepdim=True, dtype=dtype)
+    return torch.linalg.vector_norm(x, order, dim=dims, keepdim=True, dtype=dtype)
 
 
 def _sum_rounded_down(a: Tensor, b: Tensor) -> Tensor:
@@ -132,7 +133,8 @@ def _sum_rounded_down(a: Tensor, b: Tensor) -> Tensor:
     total = a + b
     shift = total - a
     error = (a - (total - shift)) + (b - shift)  # exactly what rounding took away (Knuth's two-sum)
-    return torch.where(error < 0, torch.nextafter(total, total.new_tensor(-math.inf)), total)
+    # Towards a number below where too much was added, or else towards itself, which moves nothing.
+    return torch.nextafter(total, total + error.clamp(max=0).sign() * (1 + total.abs()))
 
 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
