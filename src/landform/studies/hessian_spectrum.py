@@ -490,7 +490,14 @@ def switch(config: Config, seed: int, run: Run) -> Iterator[Record]:
         model.load_state_dict(state)
         source = batches(*train, batch_size, generator_of(seed, "order", batch_size, span.start))
         optimizer = torch.optim.SGD(model.parameters(), lr=config.switch_lr)
-        fit(model, lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), source, optimizer, steps=len(span))
+        fit(
+            model,
+            lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
+            source,
+            optimizer,
+            steps=len(span),
+            fabric=run.fabric,
+        )
         run.progress(span.stop, 2 * sum(steps), f"batches of {batch_size}")
         return copy.deepcopy(model.state_dict())
 
