@@ -223,7 +223,7 @@ def test_figure_draws_every_arm_of_every_skew(seeds: int) -> None:
     fig = study.draw(frame(seeds), Arrays(saved))  # type: ignore[misc]
     fig.canvas.draw()
     differences = [ax for ax in fig.axes if ax.get_xlabel().startswith("accuracy less")]
-    assert [len(ax.containers) for ax in differences] == [3 * (len(arms(Config())) - 1)] * 2
+    assert [len(ax.containers) for ax in differences] == [3 * (len(fedld.NAMES) - 1)] * 2
     shares = next(ax for ax in fig.axes if ax.get_ylabel().startswith("share"))
     assert len(shares.get_lines()) == 5
 

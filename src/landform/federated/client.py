@@ -37,7 +37,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Context:
-    """What a local step may know besides its batch. All tensors have the m clients on their first axis.
+    """What a local step may know besides its batch. Tensors have the m clients on their first axis, but for ``shared``.
 
     Attributes:
         model: runs the models of m clients at once.

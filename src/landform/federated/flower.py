@@ -56,7 +56,7 @@ def to_flower(
     clients: int | None = None,
     fraction: float = 1.0,
     seed: int = 0,
-    eval_every: int = 1,
+    eval_every: int | None = 1,
     timeout: float = 3600.0,
     finish: Callable[[Result], None] | None = None,
 ) -> tuple[ClientApp, ServerApp]:
@@ -74,7 +74,8 @@ def to_flower(
         data: a function that gives a node its own samples from Flower's context; or all clients' data, of which each
             node takes its part.
         clients: how many nodes there are: the first round waits for them. Needed unless ``data`` holds all clients.
-        eval_every: the clients test the model on their own test parts after every so many rounds, and the last.
+        eval_every: the clients test the model on their own test parts after every so many rounds, and the last; never
+            if None.
         timeout: seconds that the first round waits for the nodes, and every round for their answers.
         finish: is given Flower's ``Result`` at the end: ``arrays`` with the last model, and the metrics.
 
@@ -89,7 +90,7 @@ def to_flower(
     from flwr.serverapp import ServerApp
 
     for name, value in (("rounds", rounds), ("eval_every", eval_every)):
-        if value < 1:
+        if value is not None and value < 1:
             raise ValueError(f"{name}={value}: must be at least 1")
     if not timeout > 0:
         raise ValueError(f"timeout={timeout}: must be positive")
@@ -226,7 +227,7 @@ def wait_for_nodes(grid: Grid, clients: int, timeout: float) -> None:
         log.warning("only %d of %d nodes connected within %g s; going on with them", found, clients, timeout)
 
 
-def rule_strategy(server: Server, fraction: float, seed: int, rounds: int, eval_every: int) -> Any:
+def rule_strategy(server: Server, fraction: float, seed: int, rounds: int, eval_every: int | None) -> Any:
     """Flower's ``Strategy`` for a server."""
     from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
     from flwr.serverapp.strategy import Strategy
@@ -279,7 +280,7 @@ def rule_strategy(server: Server, fraction: float, seed: int, rounds: int, eval_
             self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
         ) -> Iterable[Message]:
             self.asked = []
-            if server_round % eval_every and server_round != rounds:
+            if eval_every is None or (server_round % eval_every and server_round != rounds):
                 return []
             return self._messages(sorted(grid.get_node_ids()), MessageType.EVALUATE, server_round)
 

@@ -222,6 +222,14 @@ study = Study(
     conditions={"log_alpha": (HARD, MILD, EVEN), "start": ("random", "pretrained")},
     minimise=("local", "shift", "aggregation", "aggregation_of_same_updates", "loss"),
     tune_by="validation_accuracy",
+    reading=(
+        "At this scale the claim is reversed: at α = 0.1 FedLD falls behind FedAvg by about 7 points, from pre-trained "
+        "features by 5, at α = 100 by less than one. The server's part costs it: principal directions alone lose as "
+        "much, and a server step three times as long does not win it back. Margin control does lower the shift term, "
+        "but leaves accuracy as it was. Along the course of principal directions the aggregation term is lower, from a "
+        "shift term that is larger; made of the very same updates, the plain mean has the lower term. Whether "
+        "photographs, a large network and 200 rounds change this, this scale cannot tell."
+    ),
 )
 
 
@@ -530,9 +538,9 @@ NAMES = {
     "fedld": "FedLD",
     "fedld_step": "FedLD, server step × 3",
     "centralised": "centralised",
-    "local": "each client alone",
 }
-SKEWS = {HARD: ("#D55E00", "o", "●", "0.1"), MILD: ("#009E73", "s", "■", "0.32"), EVEN: ("#56B4E9", "^", "▲", "100")}
+"""Arms that are drawn. A client alone, who has never seen most classes, would stretch the axis."""
+SKEWS = {HARD: ("#D55E00", "o", "0.1"), MILD: ("#009E73", "s", "0.32"), EVEN: ("#56B4E9", "^", "100")}
 
 
 @study.figure
@@ -544,7 +552,7 @@ def figure(records: pd.DataFrame, arrays: Arrays) -> Figure:
     fig = plt.figure(figsize=(12.5, 7.4), layout="constrained")
     grid = fig.add_gridspec(3, 3, width_ratios=(1.25, 1, 1), height_ratios=(1.3, 1.3, 1))
     main = reported[(reported["start"] == "random") & (reported["log_alpha"] == reported["log_alpha"].min())]
-    alpha = SKEWS[main["log_alpha"].min()][3]
+    alpha = SKEWS[main["log_alpha"].min()][2]
     top = fig.add_subplot(grid[0, 0])
     draw_terms(top, main[main["x"].notna()], "fedavg", alpha)
     below = fig.add_subplot(grid[1, 0], sharex=top, sharey=top)
@@ -559,6 +567,7 @@ def figure(records: pd.DataFrame, arrays: Arrays) -> Figure:
     right = fig.add_subplot(grid[:, 2], sharex=left, sharey=left)
     draw_differences(right, final[final["start"] == "pretrained"], "pre-trained start")
     right.tick_params(labelleft=False)
+    fig.legend(*left.get_legend_handles_labels(), loc="outside lower right", ncols=3, frameon=False)
     return fig
 
 
@@ -608,15 +617,17 @@ def draw_differences(ax: Axes, final: pd.DataFrame, title: str) -> None:
     import matplotlib.pyplot as plt
 
     order = [arm for arm in NAMES if arm != "fedavg"][::-1]
-    for place, (skew, (colour, marker, _, _)) in enumerate(SKEWS.items()):
+    for place, (skew, (colour, marker, alpha)) in enumerate(SKEWS.items()):
         table = final[final["log_alpha"] == skew].pivot_table(index="seed", columns="arm", values="value")
         for row, arm in enumerate(order):
             if arm in table and "fedavg" in table:
                 values = 100 * (table[arm] - table["fedavg"]).dropna().to_numpy()
                 half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values) if len(values) > 1 else 0.0
                 at = row + 0.22 * (1 - place)
-                ax.errorbar(values.mean(), at, xerr=half, fmt=marker, color=colour, markersize=5, capsize=2)
+                label = f"α = {alpha}" if row == 0 else None
+                ax.errorbar(
+                    values.mean(), at, xerr=half, fmt=marker, color=colour, markersize=5, capsize=2, label=label
+                )
     ax.axvline(0, color=plt.rcParams["axes.edgecolor"], linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(order)), [NAMES[arm] for arm in order])
-    key = "  ".join(f"{sign} α = {alpha}" for _, _, sign, alpha in SKEWS.values())
-    ax.set(xlabel="accuracy less FedAvg's (points)", title=f"{title}\n{key}")
+    ax.set(xlabel="accuracy less FedAvg's (points)", title=title)
