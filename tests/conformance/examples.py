@@ -56,6 +56,13 @@ def features(like: Tensor, generator: torch.Generator) -> Inputs:
     return vectors.to(like), torch.randint(K, (B,), generator=generator).to(like.device)
 
 
+def among_prototypes(like: Tensor, generator: torch.Generator) -> Inputs:
+    """Queries of D dimensions, class numbers, and the classes' prototypes; the last class has a query."""
+    vectors, labels = features(like, generator)
+    labels[-1] = K - 1
+    return vectors, labels, torch.randn(K, D, generator=generator, dtype=torch.float64).to(like)
+
+
 def distilled(like: Tensor, generator: torch.Generator) -> Inputs:
     """Logits of a student and of its teacher."""
     student, teacher = 2 * torch.randn(2, B, K, generator=generator, dtype=torch.float64)
@@ -73,7 +80,8 @@ class Loss:
     """A loss's arguments and inputs, and where it must be excused.
 
     ``extreme`` is how large predictions may be without the loss itself overflowing. A loss that is no mean over
-    samples does not ``reduce``; one whose inputs are of different samples does not ``pair`` them.
+    samples does not ``reduce``; one whose inputs are of different samples does not ``pair`` them; one to which labels
+    only say what is equal does not ``bound`` them.
     """
 
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -81,14 +89,19 @@ class Loss:
     extreme: float = 1e4
     reduces: bool = True
     pairs: bool = True
+    bounds: bool = True
 
 
 LOSSES: dict[str, Loss] = {
     "AdaptiveLDRKLLoss": Loss({"num_samples": 20, "lam0": 1.0}, indexed),
+    "BatchHardTripletLoss": Loss(inputs=features, bounds=False),
     "ExponentialLoss": Loss(inputs=binary, extreme=80.0),  # exp(1e4) is no float
     "GradientVarianceInconsistency": Loss(inputs=gradients, reduces=False, pairs=False),
+    "ICNNLoss": Loss(inputs=features, reduces=False, bounds=False),  # a mean over episodes
     "LabelSmoothingCrossEntropy": Loss({"smoothing": 0.2}),
     "MarginControlLoss": Loss(reduces=False),  # its penalty is one of the whole batch
+    "ProtoTripletLoss": Loss(inputs=among_prototypes),
+    "PrototypicalLoss": Loss(inputs=among_prototypes),
     "ReciprocalPointLoss": Loss({"num_classes": K, "dim": D}, features),
     "SelectiveDistillationLoss": Loss(inputs=distilled),
     "TailedHingeLoss": Loss({"kind": "inverse_log"}, binary),

@@ -220,7 +220,7 @@ def test_options_may_stand_in_the_uri():
 
 def test_worlds_describes_every_world_that_can_be_loaded():
     described = {world.uri: world for world in data.worlds()}
-    assert {uri.partition(":")[0] for uri in described} == set(LOADERS) - {"folder", "idx", "parquet", "hf"}
+    assert {uri.partition(":")[0] for uri in described} == set(LOADERS) - {"folder", "idx", "parquet", "omniglot", "hf"}
     assert {uri.partition(":")[2] for uri in WHAT if uri.startswith("tabular")} == set(TABLES)
     assert {uri.partition(":")[2] for uri in WHAT if uri.startswith("glyphs:")} == set(SCRIPTS)
     digits = described["digits"]

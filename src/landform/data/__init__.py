@@ -6,6 +6,7 @@ from landform.data.corpus import windows
 from landform.data.corruptions import CORRUPTIONS, corrupt
 from landform.data.counter import hash_normal, hash_uniform
 from landform.data.crop_flip import random_crop, random_flip
+from landform.data.episodes import EpisodeSampler
 from landform.data.indexed import IndexedDataset
 from landform.data.jitter import affine_jitter
 from landform.data.label_noise import cyclic_label_noise, pair_label_noise, uniform_label_noise
@@ -20,6 +21,7 @@ __all__ = [
     "CORRUPTIONS",
     "BigramLanguage",
     "CorruptionStream",
+    "EpisodeSampler",
     "IndexedDataset",
     "MarkovSource",
     "RandAugment",

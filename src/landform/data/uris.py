@@ -19,6 +19,7 @@ LOADERS = {
     "folder": "landform.data.folder:folder",
     "idx": "landform.data.idx:idx",
     "parquet": "landform.data.parquet:parquet",
+    "omniglot": "landform.data.omniglot:omniglot",
     "hf": "landform.data.hub:hub",
 }
 
@@ -34,6 +35,7 @@ def load(uri: str, **options: Any) -> dict[str, Split]:
     ``folder:PATH``           images in a folder for each class
     ``idx:PATH``              MNIST's format
     ``parquet:PATH``          tables of images or of numbers
+    ``omniglot:PATH``         Omniglot's archives of handwritten characters
     ``hf:NAME[@CONFIG]``      a dataset of the Hugging Face hub, or one that its library saved
     ========================  =====================================================================================
 

@@ -23,6 +23,7 @@ from landform.losses.ensloss import (
     one_vs_rest_margins,
     pairwise_margins,
 )
+from landform.losses.episodic import BatchHardTripletLoss, ICNNLoss, ProtoTripletLoss, PrototypicalLoss
 from landform.losses.gradient_variance import GradientVarianceInconsistency, last_layer_sample_grads
 from landform.losses.ldr import LDRKLLoss, general_ldr, soft_maximum
 from landform.losses.margin_control import MarginControlLoss, margin_penalty
@@ -44,6 +45,7 @@ from landform.losses.smoothing import LabelSmoothingCrossEntropy
 __all__ = [
     "ActivePassiveLoss",
     "AdaptiveLDRKLLoss",
+    "BatchHardTripletLoss",
     "BinaryFocalLoss",
     "BoxCoxSchedule",
     "ClassificationLoss",
@@ -53,6 +55,7 @@ __all__ = [
     "GCELoss",
     "GradientVarianceInconsistency",
     "HingeLoss",
+    "ICNNLoss",
     "JSLoss",
     "LDRKLLoss",
     "LabelSmoothingCrossEntropy",
@@ -65,6 +68,8 @@ __all__ = [
     "NCEandAGCELoss",
     "NCEandAULLoss",
     "NCEandRCELoss",
+    "ProtoTripletLoss",
+    "PrototypicalLoss",
     "RLLLoss",
     "ReciprocalPointLoss",
     "SCELoss",

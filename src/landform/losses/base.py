@@ -88,6 +88,17 @@ def reduce(values: Float[Tensor, "*batch"], reduction: Reduction) -> Tensor:
     return values.sum() if reduction == "sum" else values
 
 
+def products(
+    points: Float[Tensor, "*batch n dim"], others: Float[Tensor, "*batch m dim"]
+) -> Float[Tensor, "*batch n m"]:
+    """Inner products in full precision under autocast too: a distance is what is left of far larger squares."""
+    device = points.device.type
+    if not torch.amp.is_autocast_available(device):
+        return points @ others.mT
+    with torch.autocast(device, enabled=False):
+        return points @ others.mT
+
+
 def of_class(values: Float[Tensor, "*batch classes"], targets: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """Each sample's value at its own class."""
     return values.gather(-1, targets.unsqueeze(-1)).squeeze(-1)

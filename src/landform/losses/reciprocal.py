@@ -9,7 +9,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from landform.losses.base import Reduction, check_argument, check_choice, check_integers, check_scores, reduce
+from landform.losses.base import (
+    Reduction,
+    check_argument,
+    check_choice,
+    check_integers,
+    check_scores,
+    products,
+    reduce,
+)
 from landform.losses.smoothing import smoothed_cross_entropy
 
 
@@ -70,11 +78,11 @@ class ReciprocalPointLoss(nn.Module):
         features, points = self._checked(features)
         # As squares and a product: (B, K, d) differences would take the memory of a layer.
         squares = features.square().sum(1, keepdim=True) + points.square().sum(1)
-        return (squares - 2 * _products(features, points)) / points.shape[1]
+        return (squares - 2 * products(features, points)) / points.shape[1]
 
     def logits(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
         """z_k: class scores, the largest of which is the open-set score."""
-        return self.distances(features) - _products(*self._checked(features))
+        return self.distances(features) - products(*self._checked(features))
 
     def forward(self, features: Float[Tensor, "batch dim"], targets: Int[Tensor, " batch"]) -> Tensor:
         logits = self.logits(features)
@@ -101,15 +109,6 @@ class ReciprocalPointLoss(nn.Module):
             f"{len(self.points)}, {self.points.shape[1]}, margin_weight={self.margin_weight:g}, "
             f"temperature={self.temperature:g}, smoothing={self.smoothing:g}"
         )
-
-
-def _products(features: Tensor, points: Tensor) -> Tensor:
-    """f · P_k in full precision under autocast too: a distance is what is left of far larger squares."""
-    device = features.device.type
-    if not torch.amp.is_autocast_available(device):
-        return features @ points.T
-    with torch.autocast(device, enabled=False):
-        return features @ points.T
 
 
 def confusing_sample_entropy(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:

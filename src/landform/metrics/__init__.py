@@ -1,17 +1,27 @@
 """Numbers on predictions, scores and features."""
 
+from landform.metrics.episodes import (
+    EpisodeAccuracy,
+    episode_accuracy,
+    intra_inter_ratio,
+    nearest_neighbour_purity,
+)
 from landform.metrics.open_set import OpenSetMetrics, aupr, auroc, detection_accuracy, oscr, tnr_at_tpr
 from landform.metrics.paired import Tally, paired_tally
 from landform.metrics.ranking import RankAgreement, partial_spearman, rank_agreement
 from landform.metrics.top_k import top_k_accuracy
 
 __all__ = [
+    "EpisodeAccuracy",
     "OpenSetMetrics",
     "RankAgreement",
     "Tally",
     "aupr",
     "auroc",
     "detection_accuracy",
+    "episode_accuracy",
+    "intra_inter_ratio",
+    "nearest_neighbour_purity",
     "oscr",
     "paired_tally",
     "partial_spearman",

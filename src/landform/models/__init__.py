@@ -1,9 +1,11 @@
 """Networks and layers."""
 
 from landform.models.batch_norm_branches import BatchNormBranches, batch_norm_branch, branch_batch_norm
+from landform.models.conv4 import Conv4, conv_block
 from landform.models.convnet import ConvNet
 from landform.models.mlp import MLP
 from landform.models.resnet import ResNet
+from landform.models.resnet12 import ResNet12
 from landform.models.transformer import ByteTransformer, count_parameters
 from landform.models.vgg32 import VGG32
 from landform.models.vit import ViT
@@ -13,10 +15,13 @@ __all__ = [
     "VGG32",
     "BatchNormBranches",
     "ByteTransformer",
+    "Conv4",
     "ConvNet",
     "ResNet",
+    "ResNet12",
     "ViT",
     "batch_norm_branch",
     "branch_batch_norm",
+    "conv_block",
     "count_parameters",
 ]
