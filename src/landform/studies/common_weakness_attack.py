@@ -81,7 +81,7 @@ class Config:
     budgets: tuple[float, ...] = (0.1, 0.15, 0.2)
     """Radii; the middle one is that of the mechanism and of badly scaled members."""
     attack_steps: int = 10
-    step_sizes: tuple[float, ...] = (0.1, 0.2, 0.4)
+    step_sizes: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8)
     """Of the radius; an attack's own is chosen among them."""
     scales: tuple[float, ...] = (0.1, 0.3, 3.0, 10.0)
     """What the first surrogate's logits are multiplied by."""
@@ -191,6 +191,14 @@ study = Study(
     },
     minimise=("sharpness", "scale_loss"),
     tune_by="asr",
+    reading=(
+        "At this scale MI-CWA transfers as MI does: 40.3 % against 40.6 %, alike to one point, so the headline does "
+        "not show. MI-SAM does find flatter places, by less than one part in a hundred, and MI-CSE none where gradients "
+        "agree more. That MI-CWA does better on adversarially trained targets is small: it gains 0.4 points on "
+        "the robust CNN and loses 1.8 on the plain perceptron. What does show is what normalising each model's gradient "
+        "is for: with one surrogate's logits times ten, the joint gradient is that model's alone and MI falls to 30 %, "
+        "while MI-CSE and MI-CWA stay at 40 %."
+    ),
 )  # fmt: skip
 
 
@@ -451,7 +459,7 @@ def figure(records: pd.DataFrame, arrays: Arrays) -> Figure:
             label = None if row else NAMES[arm]
             left.errorbar(mean, height, xerr=half, fmt=MARKERS[arm], color=COLOURS[arm], ms=5, label=label)
     left.set_yticks([-row for row in range(len(targets))], targets)
-    left.set_ylim(0.6 - len(targets), 0.6 + 0.16 * len(targets))
+    left.set_ylim(0.5 - len(targets), 0.6 + 0.16 * len(targets))
     left.legend(loc="upper center", ncols=3, frameon=False, fontsize=8.5)
     left.set(xlabel="success rate (% of images correct when clean), mean over radii", title="On models never seen")
     draw_scales(right, reported[reported["metric"] == "asr_scaled"])
@@ -468,6 +476,8 @@ def draw_scales(ax: Axes, scaled: pd.DataFrame) -> None:
         ax.fill_between(table.index, mean - half, mean + half, color=COLOURS[arm], alpha=0.12, lw=0)
         ends[arm] = mean[-1]
     ax.set_xscale("log")
+    ax.set_xticks(table.index, [f"{scale:g}" for scale in table.index])
+    ax.minorticks_off()
     low, high = scaled["x"].min(), scaled["x"].max()
     ax.set_xlim(low / 1.2, high * (high / low) ** 0.35)
     gap, floor = 0.06 * np.diff(ax.get_ylim())[0], -np.inf
