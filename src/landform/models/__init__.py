@@ -5,6 +5,7 @@ from landform.models.conv4 import Conv4, conv_block
 from landform.models.convnet import ConvNet
 from landform.models.mlp import MLP
 from landform.models.resnet import ResNet
+from landform.models.resnet9 import ResNet9
 from landform.models.resnet12 import ResNet12
 from landform.models.transformer import ByteTransformer, count_parameters
 from landform.models.vgg32 import VGG32
@@ -18,6 +19,7 @@ __all__ = [
     "Conv4",
     "ConvNet",
     "ResNet",
+    "ResNet9",
     "ResNet12",
     "ViT",
     "batch_norm_branch",
