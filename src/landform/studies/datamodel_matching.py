@@ -124,7 +124,7 @@ class Config:
     trak_dim: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("models", "subset_models", "held_out", "sampled", "together", "chunk", "match_epochs"):
+        for name in ("models", "subset_models", "held_out", "sampled", "together", "chunk"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 2")
         if not 0 < self.keep < 1:
