@@ -12,6 +12,15 @@ from landform.data.jitter import affine_jitter
 from landform.data.label_noise import cyclic_label_noise, pair_label_noise, uniform_label_noise
 from landform.data.markov import MarkovSource, markov_source
 from landform.data.randaugment import RandAugment, RandAugmentRecipe
+from landform.data.scenes import (
+    Factors,
+    FewShotDesign,
+    GeographyDesign,
+    SceneDataset,
+    SpuriousDesign,
+    SubpopulationDesign,
+    render_scenes,
+)
 from landform.data.split import Split, merge, standardise
 from landform.data.streams import CorruptionStream, StreamBatch
 from landform.data.uris import load
@@ -22,12 +31,18 @@ __all__ = [
     "BigramLanguage",
     "CorruptionStream",
     "EpisodeSampler",
+    "Factors",
+    "FewShotDesign",
+    "GeographyDesign",
     "IndexedDataset",
     "MarkovSource",
     "RandAugment",
     "RandAugmentRecipe",
+    "SceneDataset",
     "Split",
+    "SpuriousDesign",
     "StreamBatch",
+    "SubpopulationDesign",
     "World",
     "affine_jitter",
     "bigram_language",
@@ -42,6 +57,7 @@ __all__ = [
     "pair_label_noise",
     "random_crop",
     "random_flip",
+    "render_scenes",
     "standardise",
     "uniform_label_noise",
     "windows",

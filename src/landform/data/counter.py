@@ -37,6 +37,19 @@ class Field(IntEnum):
     from 120 on for extensions.
     """
 
+    RADIUS = 0
+    ROTATION = 1
+    CENTRE_X = 2
+    CENTRE_Y = 3
+    OBJECT_PHASE_X = 4
+    OBJECT_PHASE_Y = 5
+    GROUND_FREQUENCY = 6
+    GROUND_PHASE_X = 7
+    GROUND_PHASE_Y = 8
+    JITTER_RED = 9
+    JITTER_GREEN = 10
+    JITTER_BLUE = 11
+    LIGHT = 12
     GAUSSIAN_NOISE = 40
     SHOT_NOISE = 41
     IMPULSE_NOISE = 42
@@ -45,7 +58,24 @@ class Field(IntEnum):
     FOG_COLUMN = 45
     OCCLUDE_ROW = 46
     OCCLUDE_COLUMN = 47
+    LABEL = 80
+    COUPLED = 81
+    ATTRIBUTE = 82
+    CELL = 83
+    SHAPE = 84
+    TEXTURE = 85
+    COLOUR = 86
+    BACKGROUND = 87
+    REGION = 88
+    WAYS = 89
     NOISE_TILE = 120
+    DISTRACTOR_SHAPE = 121
+    DISTRACTOR_TEXTURE = 122
+    DISTRACTOR_COLOUR = 123
+    DISTRACTOR_X = 124
+    DISTRACTOR_Y = 125
+    DISTRACTOR_RADIUS = 126
+    DISTRACTOR_ROTATION = 127
 
 
 def mix(z: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:

@@ -16,6 +16,7 @@ LOADERS = {
     "glyphs": "landform.data.glyphs:glyphs",
     "corpus": "landform.data.corpus:corpus",
     "tabular": "landform.data.tabular:tabular",
+    "scenes": "landform.data.scenes.world:scenes",
     "folder": "landform.data.folder:folder",
     "idx": "landform.data.idx:idx",
     "parquet": "landform.data.parquet:parquet",
@@ -32,6 +33,7 @@ def load(uri: str, **options: Any) -> dict[str, Split]:
     ``glyphs[:SCRIPT,...]``   printed characters of 13 scripts in 22 typefaces
     ``corpus``                Python's standard library, as bytes
     ``tabular[:TABLE]``       breast_cancer, wine, iris, diabetes, diabetes-high, hastie, madelon
+    ``scenes``                drawn shapes, textures and colours on backgrounds that may go along with them
     ``folder:PATH``           images in a folder for each class
     ``idx:PATH``              MNIST's format
     ``parquet:PATH``          tables of images or of numbers

@@ -41,6 +41,7 @@ WHAT = {
     "tabular:diabetes-high": "progression of diabetes above its median",
     "tabular:hastie": "synthetic: is a normal vector's squared length above its median",
     "tabular:madelon": "synthetic: clusters in 5 of 500 columns, the rest mixtures and noise",
+    "scenes": "drawn: a shape, with its texture and colour, on a background that may go along with it",
 }
 
 
