@@ -11,6 +11,7 @@ from landform.data.indexed import IndexedDataset
 from landform.data.jitter import affine_jitter
 from landform.data.label_noise import cyclic_label_noise, pair_label_noise, uniform_label_noise
 from landform.data.markov import MarkovSource, markov_source
+from landform.data.populations import InteractingPopulations, PointPopulations
 from landform.data.randaugment import RandAugment, RandAugmentRecipe
 from landform.data.scenes import (
     Factors,
@@ -35,7 +36,9 @@ __all__ = [
     "FewShotDesign",
     "GeographyDesign",
     "IndexedDataset",
+    "InteractingPopulations",
     "MarkovSource",
+    "PointPopulations",
     "RandAugment",
     "RandAugmentRecipe",
     "SceneDataset",

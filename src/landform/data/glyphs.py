@@ -147,6 +147,24 @@ def atlas(size: int) -> Arrays:
     return cached(f"glyphs-{size}-{key}", lambda: _draw_all(size))
 
 
+def ink(character: str, typeface: str, em: float) -> NDArray[np.uint8]:
+    """One character of one of :data:`TYPEFACES` at ``em`` pixels an em, antialiased and cut to its ink.
+
+    Raises:
+        ValueError: an unknown typeface, a size that is not positive, or a character that the typeface has no ink for.
+    """
+    _chosen("typeface", typeface, list(TYPEFACES))
+    if len(character) != 1:
+        raise ValueError(f"character={character!r}: must be one character")
+    if not em > 0:
+        raise ValueError(f"em={em}: must be positive")
+    font = ft2font.FT2Font(str(_font_file(typeface)))
+    found = _ink(font, ord(character), em) if ord(character) in _covered(typeface, font) else None
+    if found is None:
+        raise ValueError(f"character={character!r}: the typeface {typeface!r} has no ink for it")
+    return found
+
+
 def _chosen(what: str, choice: str | Sequence[str] | None, allowed: list[str]) -> list[str]:
     """The names chosen, in the order of ``allowed``."""
     if choice is None:

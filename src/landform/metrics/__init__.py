@@ -10,22 +10,34 @@ from landform.metrics.open_set import OpenSetMetrics, aupr, auroc, detection_acc
 from landform.metrics.paired import Tally, paired_tally
 from landform.metrics.ranking import RankAgreement, partial_spearman, rank_agreement
 from landform.metrics.top_k import top_k_accuracy
+from landform.metrics.transport import (
+    TransportPlan,
+    feature_correlation_r,
+    rbf_mmd2,
+    transport_plan,
+    wasserstein_distance,
+)
 
 __all__ = [
     "EpisodeAccuracy",
     "OpenSetMetrics",
     "RankAgreement",
     "Tally",
+    "TransportPlan",
     "aupr",
     "auroc",
     "detection_accuracy",
     "episode_accuracy",
+    "feature_correlation_r",
     "intra_inter_ratio",
     "nearest_neighbour_purity",
     "oscr",
     "paired_tally",
     "partial_spearman",
     "rank_agreement",
+    "rbf_mmd2",
     "tnr_at_tpr",
     "top_k_accuracy",
+    "transport_plan",
+    "wasserstein_distance",
 ]
