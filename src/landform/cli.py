@@ -282,7 +282,8 @@ def data(
         table.add_row(f"[bold]{world.uri}[/]", world.what, splits, shape, str(world.classes or "—"))
     console = Console()
     console.print(table)
-    console.print("\nYour own data: folder:PATH, idx:PATH, parquet:PATH, omniglot:PATH or hf:NAME wherever a study takes data.")
+    own = "folder:PATH, idx:PATH, parquet:PATH, omniglot:PATH or hf:NAME"
+    console.print(f"\nYour own data: {own} wherever a study takes data.")
     console.print(f"Samples of each: {sheet}", soft_wrap=True)
 
 
