@@ -454,7 +454,7 @@ def train(
     net = Stack.from_factory(partial(encoder, config, x.shape[1]), 1, seed).module(0)
     if config.weights:
         net.load_state_dict(load_file(config.weights))
-    net = net.to(x.device)
+    net = net.to(x.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
     factor, value = setting
     rate = factor * config.learning_rate
     optimizer = (
