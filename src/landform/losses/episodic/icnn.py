@@ -92,36 +92,31 @@ def icnn_score(
 
     certain = k + 2 >= m
     k = min(k, m - 2)
-    search = min(k + 1 if search is None else search, m - bool(exclude_self))
+    search = k + 1 if search is None else search
     apart = distances_between(x, target)
     if exclude_self is True:
         apart = apart.masked_fill(torch.eye(m, dtype=torch.bool, device=x.device), torch.inf)
-    drop = int(exclude_self == "first")
-    nearest = apart.topk(search + drop, largest=False).indices[..., drop:]
-    same = take_labels(target_y, nearest) == y.unsqueeze(-1)
-    other = ~same
+    elif exclude_self == "first":
+        apart = apart.scatter(-1, apart.argmin(-1, keepdim=True), torch.inf)
+    nearest = apart.topk(k, largest=False).indices
+    strangers = apart.masked_fill(y.unsqueeze(-1) == target_y.unsqueeze(-2), torch.inf).min(-1, keepdim=True)
+    # It is among the ``search`` nearest if fewer are nearer; to sort so many would take longer.
+    found = strangers.values.isfinite() & ((apart < strangers.values).sum(-1, keepdim=True) < search)
     # Only k distances a point and r_i count, so only theirs are computed with a gradient.
-    stranger = nearest.gather(-1, other.int().argmax(-1, keepdim=True))
-    picked = torch.cat([nearest[..., :k], stranger], -1)
+    picked = torch.cat([nearest, strangers.indices], -1)
     distances = distance(x.unsqueeze(-2), take(target, picked.flatten(-2)).unflatten(-2, picked.shape[-2:]))
     near, r = distances[..., :k], distances[..., k:]
 
-    relative = torch.where(other.any(-1, keepdim=True), near / (r + SMALL), 0.0)
+    relative = torch.where(found, near / (r + SMALL), 0.0)
     relative = relative / relative.amax(-1, keepdim=True).clamp(min=1)
-    same, other = same[..., :k], other[..., :k]
+    same = target_y.gather(-1, nearest.flatten(-2)).view(nearest.shape) == y.unsqueeze(-1)
+    other = ~same
     lambda_s = 1 - _mean_of_means(relative, same)
     farthest = torch.where(other, near, 0.0).amax((-2, -1), keepdim=True)
     mixed = other.any(-1).any(-1)
     lambda_o = torch.where(mixed, _mean_of_means(near / torch.where(farthest > 0, farthest, 1.0), other), 1.0)
     gamma = torch.ones_like(lambda_s) if certain else same.to(near).mean((-2, -1))
     return ((lambda_s + lambda_o) / 2 + gamma) / 2
-
-
-def take_labels(
-    labels: Int[Tensor, "*episodes m"], index: Int[Tensor, "*episodes n k"]
-) -> Int[Tensor, "*episodes n k"]:
-    """The labels at ``index`` of each episode."""
-    return labels.gather(-1, index.flatten(-2)).view(index.shape)
 
 
 def _mean_of_means(values: Float[Tensor, "*episodes n k"], mask: Tensor) -> Float[Tensor, "*episodes"]:
