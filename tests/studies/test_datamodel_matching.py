@@ -205,6 +205,6 @@ def test_figure_draws(smoke: tuple[list[Record], Run]) -> None:
     figure = study.draw(frame, arrays)  # type: ignore[misc]
     figure.canvas.draw()
     scatter, points, sets = figure.axes
-    assert len(scatter.get_lines()) == len(BASELINES) + 8
+    assert len(scatter.get_lines()) == 2 * len(BASELINES) + 8
     assert len(sets.containers) == 4 * 8
     assert len(points.get_lines()) >= SMOKE.forget_size
