@@ -84,7 +84,8 @@ def test_draws_repeat_with_their_generator():
 
 def test_a_part_keeps_all_that_is_known():
     found = PointPopulations(
-        torch.arange(12.0).view(3, 2, 2), torch.ones(3, 4, 2), treatment=torch.eye(3), node_features=torch.ones(3, 2, 1),
+        torch.arange(12.0).view(3, 2, 2), torch.ones(3, 4, 2),
+        treatment=torch.eye(3), node_features=torch.ones(3, 2, 1),
         mask0=torch.tensor([[True, True], [True, False], [False, True]]), fields={"patient": torch.tensor([7, 8, 9])},
     )  # fmt: skip
     part = found[torch.tensor([2, 0])]

@@ -185,7 +185,7 @@ def test_order_of_accuracy(points, method, order):
         return torch.cos(3 * t) * turn(t, x)
 
     exact = integrate(field, points, method="dopri5", atol=1e-12, rtol=1e-12)
-    errors = [float((integrate(field, points, None, method, steps) - exact).norm()) for steps in (20, 40)]
+    errors = [float((integrate(field, points, None, method, steps) - exact).norm()) for steps in (80, 160)]
     assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.05)
 
 

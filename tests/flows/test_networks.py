@@ -114,7 +114,9 @@ def test_time_embedding_is_the_transformers():
     t = torch.tensor([[0.3]], dtype=torch.float64)
     angle = [0.3 * math.exp(-math.log(10_000) * i / 63) for i in range(64)]
     expected = [math.sin(a) for a in angle] + [math.cos(a) for a in angle]
-    torch.testing.assert_close(time_embedding(t, 128)[0], torch.tensor(expected).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        time_embedding(t, 128)[0], torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=0
+    )
     assert time_embedding(t, 7)[0, -1] == 0
     high = time_embedding(t, 6, (1.0, 9.0))[0, :3]
     torch.testing.assert_close(high, torch.tensor([0.3, 0.9, 2.7]).double().sin())

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -93,12 +92,17 @@ class PointPopulations:
         """The same populations on ``device``."""
         return self._each(lambda values: values.to(device))
 
-    def _each(self, change: Any) -> PointPopulations:
-        optional = (self.treatment, self.node_features, self.mask0, self.mask1)
+    def _each(self, change: Callable[[Tensor], Tensor]) -> PointPopulations:
+        def changed(values: Tensor | None) -> Tensor | None:
+            return None if values is None else change(values)
+
         return PointPopulations(
             change(self.x0),
             change(self.x1),
-            *(None if values is None else change(values) for values in optional),
+            treatment=changed(self.treatment),
+            node_features=changed(self.node_features),
+            mask0=changed(self.mask0),
+            mask1=changed(self.mask1),
             fields={name: change(values) for name, values in self.fields.items()},
             names=self.names,
         )

@@ -91,9 +91,11 @@ class PopulationEncoder(nn.Module):
         super().__init__()
         self.in_dim, self.width, self.k, self.normalise, self.pool = in_dim, width, k, normalise, pool
         self.layers = nn.ModuleList(nn.Linear(in_dim if layer == 0 else width, width) for layer in range(depth))
-        for layer in self.layers:
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.xavier_uniform_(parameter)
+            else:
+                nn.init.zeros_(parameter)
 
     def extra_repr(self) -> str:
         return f"k={self.k}, normalise={self.normalise}, pool={self.pool!r}"

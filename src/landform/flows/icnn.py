@@ -45,10 +45,11 @@ class ICNN(nn.Module):
         widths = (*hidden, 1)
         self.convex = nn.ModuleList(nn.Linear(below, above, bias=False) for below, above in pairwise(widths))
         self.direct = nn.ModuleList(nn.Linear(dim, width) for width in widths)
-        for layer in (*self.convex, *self.direct):
-            nn.init.uniform_(layer.weight, 0, INIT)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                nn.init.uniform_(parameter, 0, INIT)
+            else:
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         z = F.leaky_relu(self.direct[0](x), SLOPE).square()
@@ -66,9 +67,9 @@ class ICNN(nn.Module):
     @torch.no_grad()
     def clamp(self) -> None:
         """Make every W_l ≥ 0."""
-        for layer in self.convex:
-            layer.weight.clamp_(min=0)
+        for weight in self.convex.parameters():
+            weight.clamp_(min=0)
 
     def penalty(self) -> Float[Tensor, ""]:
         """Σ_l ‖max(−W_l, 0)‖, Frobenius: zero where φ is convex."""
-        return torch.stack([F.relu(-layer.weight).norm() for layer in self.convex]).sum()
+        return torch.stack([F.relu(-weight).norm() for weight in self.convex.parameters()]).sum()

@@ -100,7 +100,8 @@ class FlowMatchingLoss(nn.Module):
             j = torch.randint(m, (batch, n), generator=self.generator, device=device).to(x1.device)
             return x0, take(x1, j)
         drawn = [ot_pairs(a, b, generator=self.generator) for a, b in zip(x0, x1, strict=True)]
-        return tuple(take(x, torch.stack(index)) for x, index in zip((x0, x1), zip(*drawn, strict=True), strict=True))
+        i, j = (torch.stack(index) for index in zip(*drawn, strict=True))
+        return take(x0, i), take(x1, j)
 
     def _random(self, draw: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor) -> Tensor:
         device = like.device if self.generator is None else self.generator.device

@@ -113,9 +113,9 @@ def feature_correlation_r(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> f
         raise ValueError(f"a {first.shape}, b {second.shape}: correlations need at least 2 points and 3 features")
     upper = np.triu_indices(features, k=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        pairs = np.stack([np.corrcoef(x, rowvar=False)[upper] for x in (first, second)])
+        pairs = np.stack([np.asarray(np.corrcoef(x, rowvar=False))[upper] for x in (first, second)])
         pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
-        return float(np.corrcoef(pairs)[0, 1]) if pairs.shape[1] > 1 else math.nan
+        return float(np.asarray(np.corrcoef(pairs))[0, 1]) if pairs.shape[1] > 1 else math.nan
 
 
 def _pair(a: Points, b: Points) -> tuple[Matrix, Matrix]:
