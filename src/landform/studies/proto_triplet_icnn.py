@@ -87,12 +87,12 @@ class Config:
     test_episodes: int = 500
 
     # Grids of equal size: the rates of all losses with the values of what each of them has, or more rates.
-    rates: tuple[float, ...] = (1.0, 3.0)
+    rates: tuple[float, ...] = (3.0, 10.0)
     """Factors of the learning rate."""
-    rates_alone: tuple[float, ...] = (1.0, 3.0, 0.3, 10.0)
-    temperatures: tuple[float, ...] = (10.0, 30.0)
-    cosine_scales: tuple[float, ...] = (10.0, 20.0)
-    margins: tuple[float, ...] = (0.5, 2.0)
+    rates_alone: tuple[float, ...] = (3.0, 10.0, 1.0, 30.0)
+    temperatures: tuple[float, ...] = (10.0, 40.0)
+    cosine_scales: tuple[float, ...] = (10.0, 30.0)
+    margins: tuple[float, ...] = (1.0, 4.0)
 
     def __post_init__(self) -> None:
         if self.net not in ("conv3", "conv4", "resnet12"):
@@ -602,11 +602,13 @@ def draw_curves(ax: Axes, reported: pd.DataFrame) -> None:
         ax.plot(table.index, mean, "o-", ms=4, color=colour)
         ax.fill_between(table.index, mean - half, mean + half, color=colour, alpha=0.12, lw=0)
         ends.append((mean[-1], NAMES[arm], colour))
-    gap, floor = 0.1 * np.diff(ax.get_ylim())[0], -np.inf
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.12 * (high - low))
+    gap, floor = 0.08 * (high - low), -np.inf
     for end, name, colour in sorted(ends):
         floor = max(end, floor + gap)
         ax.text(1.03 * last, floor, name, color=colour, va="center", fontsize=9)
-    ax.set_xlim(0, 1.55 * last)
+    ax.set_xlim(0, 1.6 * last)
     ax.set_xticks(sorted(set(curves["x"])))
     ax.set(
         xlabel="training episodes",
@@ -625,12 +627,13 @@ def draw_differences(ax: Axes, final: pd.DataFrame) -> None:
             continue
         for row, arm in enumerate(rows):
             mean, half = interval(100 * (table[arm] - table["ce"]).dropna().to_numpy())
-            colour = COLOURS.get(arm, "#808080")
-            ax.errorbar(mean, -row - 0.22 * (place - 1), xerr=half, fmt=marker, ms=5, color=colour)
+            colour = COLOURS.get(arm.removesuffix(RELEASED), "#808080")
+            face = "none" if arm.endswith(RELEASED) else colour
+            ax.errorbar(mean, -row - 0.22 * (place - 1), xerr=half, fmt=marker, ms=5, color=colour, mfc=face)
         ax.text(0.02 + 0.2 * place, 1.015, f"{sign} {meaning}", transform=ax.transAxes, fontsize=9)
     ax.vlines(0, 0.5 - len(rows), 0.5, lw=0.8, color=plt.rcParams["text.color"])
     ax.set_yticks([-row for row in range(len(rows))], [NAMES[arm] for arm in rows])
-    ax.set_xlabel("points of 5-way accuracy more than cross-entropy, 95 % intervals")
+    ax.set_xlabel("points of 5-way accuracy above cross-entropy (95 % intervals)")
 
 
 def draw_plane(ax: Axes, arm: str, arrays: Arrays) -> None:
@@ -641,4 +644,4 @@ def draw_plane(ax: Axes, arm: str, arrays: Arrays) -> None:
     reach = 1.1 * np.abs(plane).max(0)
     ax.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
     ax.set_title(f"Five unseen characters: {NAMES[arm]}", fontsize=10)
-    ax.set(xlabel="first principal axis (units of the embedding)", ylabel="second")
+    ax.set(xlabel="first principal axis (embedding units)", ylabel="second axis")
