@@ -79,7 +79,7 @@ def plain(name: str, model: nn.Module, number: int) -> nn.Module:
     """The way as anybody would write it for one model, with torch.optim."""
     student, draws = copy.deepcopy(model), seeded()
     order = shuffles(draws, number)
-    teacher = copy.deepcopy(model)
+    teacher = copy.deepcopy(model).eval()
 
     def batches(n: int, size: int) -> list[torch.Tensor]:
         return list(torch.randperm(n, generator=order).split(size))
@@ -105,16 +105,17 @@ def plain(name: str, model: nn.Module, number: int) -> nn.Module:
     elif name == "scrub":
         sgd = torch.optim.SGD(student.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
 
-        def kl(x: torch.Tensor) -> torch.Tensor:
-            log_q, p = F.log_softmax(student(x) / 4, 1), F.softmax(teacher(x).detach() / 4, 1)
+        def kl(logits: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            log_q, p = F.log_softmax(logits / 4, 1), F.softmax(teacher(x).detach() / 4, 1)
             return 16 * F.kl_div(log_q, p, reduction="batchmean")
 
         for epoch in range(1, 5):
             sgd.param_groups[0]["lr"] = 0.1 if epoch <= 3 else 0.01
             for b in batches(8, 3) if epoch <= 2 else []:
-                update(sgd, -kl(xf[b]))
+                update(sgd, -kl(student(xf[b]), xf[b]))
             for b in batches(22, 9):
-                update(sgd, 0.99 * F.cross_entropy(student(xr[b]), yr[b]) + 0.1 * kl(xr[b]))
+                logits = student(xr[b])
+                update(sgd, 0.99 * F.cross_entropy(logits, yr[b]) + 0.1 * kl(logits, xr[b]))
     else:
         rows = torch.cat([torch.arange(8).repeat(5), 8 + torch.randperm(22, generator=draws)[:20]])
         x, h = X[rows], H[number][rows]
@@ -139,6 +140,18 @@ def test_a_stack_unlearns_as_a_plain_loop_does(name: str) -> None:
         for key, value in after.module(m).state_dict().items():
             torch.testing.assert_close(value, expected[key], rtol=0, atol=1e-12)
             assert not torch.equal(value, before[key][m])
+
+
+@pytest.mark.parametrize("name", ["descent", "scrub"])
+def test_batch_statistics_are_the_students_alone(name: str) -> None:
+    """In training mode the student normalises by its batches, of 9, 9 and 4 samples, and the teacher does not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)).double()
+    with torch.no_grad():
+        model(3 * X + 1)
+    after, expected = WAYS[name](model, generator=seeded()), plain(name, model, 0)
+    for key, value in after.state_dict().items():
+        torch.testing.assert_close(value, expected.state_dict()[key], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -321,6 +334,7 @@ def test_retraining_is_training_without_the_forgotten() -> None:
         (lambda: gradient_ascent_unlearn(net(), X, lr=0.1, epochs=1), TypeError, "forget"),  # type: ignore[arg-type]
         (lambda: gradient_ascent_unlearn(net(), (X, Y[:3]), lr=0.1, epochs=1), ValueError, "forget: x and y"),
         (lambda: gradient_ascent_unlearn(net(), (X, Y.double()), lr=0.1, epochs=1), ValueError, "forget: y must"),
+        (lambda: gradient_ascent_unlearn(net(), (X, Y - 1), lr=0.1, epochs=1), ValueError, "y holds -1"),
         (lambda: gradient_ascent_unlearn(net(), FORGET, lr=0.1, epochs=0), ValueError, "epochs=0"),
         (lambda: gradient_ascent_unlearn(net(), FORGET, lr=-0.1, epochs=1), ValueError, "lr=-0.1"),
         (lambda: gradient_descent_unlearn(net(), (X * torch.nan, Y), lr=0.1, epochs=1), ValueError, "retain: x"),

@@ -72,6 +72,8 @@ def check_samples(name: str, samples: Samples) -> Samples:
         check_data(x, y)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+    if int(y.min()) < 0:
+        raise ValueError(f"{name}: y holds {int(y.min())}, but class numbers start at 0")
     return x, y
 
 
