@@ -1,17 +1,20 @@
 """What goes in: embedded worlds that need no download, and the user's own files, as tensors."""
 
 from landform.data.bigram import BigramLanguage, bigram_language
+from landform.data.channel_statistics import ChannelStatistics
 from landform.data.contact import contact_sheet
 from landform.data.corpus import windows
 from landform.data.corruptions import CORRUPTIONS, corrupt
 from landform.data.counter import hash_normal, hash_uniform
 from landform.data.crop_flip import random_crop, random_flip
 from landform.data.episodes import EpisodeSampler
+from landform.data.group_sampler import BalancedGroupSampler
 from landform.data.indexed import IndexedDataset
 from landform.data.jitter import affine_jitter
 from landform.data.label_noise import cyclic_label_noise, pair_label_noise, uniform_label_noise
 from landform.data.markov import MarkovSource, markov_source
 from landform.data.populations import InteractingPopulations, PointPopulations
+from landform.data.preprocess import Preprocess
 from landform.data.randaugment import RandAugment, RandAugmentRecipe
 from landform.data.scenes import (
     Factors,
@@ -20,7 +23,13 @@ from landform.data.scenes import (
     SceneDataset,
     SpuriousDesign,
     SubpopulationDesign,
+    caption,
+    overhead_scenes,
     render_scenes,
+    roof_tiles,
+    to_coco,
+    tokenise,
+    vocabulary,
 )
 from landform.data.split import Split, merge, standardise
 from landform.data.streams import CorruptionStream, StreamBatch
@@ -29,7 +38,9 @@ from landform.data.worlds import World, worlds
 
 __all__ = [
     "CORRUPTIONS",
+    "BalancedGroupSampler",
     "BigramLanguage",
+    "ChannelStatistics",
     "CorruptionStream",
     "EpisodeSampler",
     "Factors",
@@ -39,6 +50,7 @@ __all__ = [
     "InteractingPopulations",
     "MarkovSource",
     "PointPopulations",
+    "Preprocess",
     "RandAugment",
     "RandAugmentRecipe",
     "SceneDataset",
@@ -49,6 +61,7 @@ __all__ = [
     "World",
     "affine_jitter",
     "bigram_language",
+    "caption",
     "contact_sheet",
     "corrupt",
     "cyclic_label_noise",
@@ -57,12 +70,17 @@ __all__ = [
     "load",
     "markov_source",
     "merge",
+    "overhead_scenes",
     "pair_label_noise",
     "random_crop",
     "random_flip",
     "render_scenes",
+    "roof_tiles",
     "standardise",
+    "to_coco",
+    "tokenise",
     "uniform_label_noise",
+    "vocabulary",
     "windows",
     "worlds",
 ]

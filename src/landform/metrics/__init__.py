@@ -6,8 +6,11 @@ from landform.metrics.episodes import (
     intra_inter_ratio,
     nearest_neighbour_purity,
 )
+from landform.metrics.groups import GroupAccuracy, group_accuracy
 from landform.metrics.open_set import OpenSetMetrics, aupr, auroc, detection_accuracy, oscr, tnr_at_tpr
 from landform.metrics.paired import Tally, paired_tally
+from landform.metrics.probes import KNNProbe, LinearProbe, extract_features
+from landform.metrics.protocol import ProtocolGrid, paired_delta
 from landform.metrics.ranking import RankAgreement, partial_spearman, rank_agreement
 from landform.metrics.top_k import top_k_accuracy
 from landform.metrics.transport import (
@@ -20,7 +23,11 @@ from landform.metrics.transport import (
 
 __all__ = [
     "EpisodeAccuracy",
+    "GroupAccuracy",
+    "KNNProbe",
+    "LinearProbe",
     "OpenSetMetrics",
+    "ProtocolGrid",
     "RankAgreement",
     "Tally",
     "TransportPlan",
@@ -28,10 +35,13 @@ __all__ = [
     "auroc",
     "detection_accuracy",
     "episode_accuracy",
+    "extract_features",
     "feature_correlation_r",
+    "group_accuracy",
     "intra_inter_ratio",
     "nearest_neighbour_purity",
     "oscr",
+    "paired_delta",
     "paired_tally",
     "partial_spearman",
     "rank_agreement",

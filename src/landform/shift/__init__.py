@@ -1,5 +1,7 @@
 """Distribution shift: generalisation, adaptation, open sets."""
 
+from landform.data import BalancedGroupSampler
+from landform.metrics.groups import group_accuracy
 from landform.metrics.open_set import OpenSetMetrics, aupr, auroc, detection_accuracy, oscr, tnr_at_tpr
 from landform.shift.adaptation import (
     EATA,
@@ -17,6 +19,7 @@ from landform.shift.adaptation import (
     normalization_parameters,
     softmax_entropy,
 )
+from landform.shift.alignment import GradientReversal, coral_penalty
 from landform.shift.domains import (
     DomainTask,
     domain_batches,
@@ -24,6 +27,22 @@ from landform.shift.domains import (
     leave_one_domain_out,
     load_domains,
     single_source,
+)
+from landform.shift.generalisation import CDANN, CORAL, ERM, IRM, DomainLoss, GroupDRO
+from landform.shift.meta_graph import (
+    DomainShiftTask,
+    SubpopulationTask,
+    SubsetCollection,
+    contribution_regression,
+    domain_shift_task,
+    graph_communities,
+    group_gradient,
+    overlap_coefficient,
+    overlap_graph,
+    spectral_distance,
+    spectral_embedding,
+    subpopulation_task,
+    training_conflict_matrix,
 )
 from landform.shift.open_set import (
     ClosedOpenCorrelation,
@@ -50,18 +69,27 @@ from landform.shift.open_set import (
 from landform.shift.selection import BestCheckpoint
 
 __all__ = [
+    "CDANN",
+    "CORAL",
     "EATA",
+    "ERM",
+    "IRM",
     "SAR",
     "Adapter",
     "BNAdapt",
+    "BalancedGroupSampler",
     "BatchRenormTT",
     "BestCheckpoint",
     "ClosedOpenCorrelation",
     "CloudEdgeSession",
     "ConfusingLosses",
     "ConfusingSamples",
+    "DomainLoss",
+    "DomainShiftTask",
     "DomainTask",
     "EntropyScreen",
+    "GradientReversal",
+    "GroupDRO",
     "ImageDiscriminator",
     "ImageGenerator",
     "Ledger",
@@ -70,6 +98,8 @@ __all__ = [
     "OpenSetSplit",
     "RedundancyScreen",
     "ReplayBuffer",
+    "SubpopulationTask",
+    "SubsetCollection",
     "Tent",
     "UnlabelledSamples",
     "aupr",
@@ -78,12 +108,18 @@ __all__ = [
     "class_split",
     "closed_open_correlation",
     "confusing_epochs",
+    "contribution_regression",
+    "coral_penalty",
     "detection_accuracy",
     "domain_batches",
+    "domain_shift_task",
     "domain_task",
     "energy_score",
     "entropy_score",
     "freeze_all_but_normalization",
+    "graph_communities",
+    "group_accuracy",
+    "group_gradient",
     "leave_one_domain_out",
     "load_domains",
     "look_alikes",
@@ -92,9 +128,15 @@ __all__ = [
     "normalization_parameters",
     "openness",
     "oscr",
+    "overlap_coefficient",
+    "overlap_graph",
     "read_semantic_shift_splits",
     "read_small_splits",
     "single_source",
     "softmax_entropy",
+    "spectral_distance",
+    "spectral_embedding",
+    "subpopulation_task",
     "tnr_at_tpr",
+    "training_conflict_matrix",
 ]
