@@ -46,7 +46,7 @@ def test_a_trial_repeats_and_measures_every_arm(trials):
         curve = [(r.x, r.metric) for r in records[0] if r.arm == arm and r.x is not None]
         assert curve == [(3, "accuracy_1shot"), (6, "accuracy_1shot")]
     values = {(r.arm, r.metric): r.value for r in records[0] if r.x is None}
-    for arm, metric in (("same_scripts", "accuracy_1shot"), ("foreign_scripts", "foreign_1shot")):
+    for arm, metric in (("same_domain", "accuracy_1shot"), ("foreign_domain", "foreign_1shot")):
         expected = values["proto_triplet", metric] - values["ce", metric]
         assert values[arm, "gain_1shot"] == pytest.approx(expected, abs=1e-12)
 
@@ -155,8 +155,8 @@ def test_the_paper_preset_builds_and_takes_a_step_on_stand_in_data(tmp_path):
     paper = study.study.presets["paper"].config
     assert (paper.n_way, paper.n_shot, paper.n_query, paper.epochs, paper.episodes) == (30, 1, 15, 200, 100)
     config = dataclasses.replace(
-        paper, data=f"folder:{tmp_path}?size=92", n_way=3, n_query=2, epochs=1, episodes=1, test_way=3, test_query=2,
-        validation_episodes=3, test_episodes=3,
+        paper, data=f"folder:{tmp_path}?size=92", foreign_data=f"folder:{tmp_path}?size=92", n_way=3, n_query=2,
+        epochs=1, episodes=1, test_way=3, test_query=2, validation_episodes=3, test_episodes=3,
     )  # fmt: skip
     task = study.make_task(config, 0)
     assert task.train.x.shape == (48, 3, 84, 84)
@@ -164,6 +164,7 @@ def test_the_paper_preset_builds_and_takes_a_step_on_stand_in_data(tmp_path):
     assert [split.classes[int(split.y[0])] for split in (task.train, task.validation, task.test)] == [
         "train0", "val0", "test0",
     ]  # fmt: skip
+    assert len(task.foreign) == 3 * 48
     tests = study.examinations(config, task, 0)
     course = study.train(config, "ce_pt_icnn", (1.0, 0.5), task, tests, 0, curve=True)
     assert study.embedded(course.net, task.test).shape == (48, 64)
@@ -186,6 +187,9 @@ def test_impossible_configs_are_refused(change, match):
         dataclasses.replace(TINY, **change)
 
 
-def test_too_few_classes_are_named():
+def test_data_that_do_not_do_are_named():
+    assert study.make_task(dataclasses.replace(TINY, foreign=("lao",)), 0).foreign is None
+    with pytest.raises(ValueError, match="typefaces='Arial': none begins so; there are DejaVu Sans, "):
+        study.make_task(dataclasses.replace(TINY, typefaces="Arial"), 0)
     with pytest.raises(ValueError, match="52 classes leave none to train on beside 30 and 30"):
         study.make_task(dataclasses.replace(TINY, validation_classes=30, test_classes=30), 0)
