@@ -3,7 +3,9 @@
 from landform.models.batch_norm_branches import BatchNormBranches, batch_norm_branch, branch_batch_norm
 from landform.models.conv4 import Conv4, conv_block
 from landform.models.convnet import ConvNet
+from landform.models.image_statistics import ImageStatistics
 from landform.models.mlp import MLP
+from landform.models.random_conv import RandomConvFeatures
 from landform.models.resnet import ResNet
 from landform.models.resnet9 import ResNet9
 from landform.models.resnet12 import ResNet12
@@ -18,6 +20,8 @@ __all__ = [
     "ByteTransformer",
     "Conv4",
     "ConvNet",
+    "ImageStatistics",
+    "RandomConvFeatures",
     "ResNet",
     "ResNet9",
     "ResNet12",
