@@ -146,6 +146,8 @@ def test_pairs_sort_in_one_dimension_and_cost_less_than_pairs_of_one_position():
     assert (x0[i] - x1[j]).square().mean() < (x0 - x1).square().mean()
     with pytest.raises(ValueError, match="n_pairs=0"):
         ot_pairs(x0, x1, 0)
+    with pytest.raises(ValueError, match="x0"):
+        ot_pairs(x0, x1[:, 0])
 
 
 # --- integration -------------------------------------------------------------------------------------------------

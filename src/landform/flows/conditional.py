@@ -25,6 +25,7 @@ class ConditionalFlowMatching(PopulationFlow):
 
     Source: arXiv 2408.14608, Section 5.
 
+    >>> import torch
     >>> from landform.flows import VelocityField
     >>> model = ConditionalFlowMatching(VelocityField(dim=2, cond_dim=4, width=16), n_environments=4)
     >>> losses = model.fit(PointPopulations(torch.randn(4, 30, 2), torch.randn(4, 30, 2)), steps=3)

@@ -33,6 +33,8 @@ def ot_pairs(
     >>> bool((i + j == 1).all())
     True
     """
+    if x0.ndim != 2 or x1.ndim != 2 or x0.shape[1] != x1.shape[1]:
+        raise ValueError(f"x0 {tuple(x0.shape)} and x1 {tuple(x1.shape)}: must be (n, d) and (m, d) of one d")
     count = len(x0) if n_pairs is None else n_pairs
     if count < 1:
         raise ValueError(f"n_pairs={n_pairs}: must be at least 1")

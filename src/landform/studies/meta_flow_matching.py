@@ -62,7 +62,7 @@ class Config:
     noise: float = 0.8
     letter_points: int = 200
     letter_steps: int = 800
-    letter_diversity: tuple[int, ...] = ()
+    letter_diversity: tuple[int, ...] = (6,)
     """Numbers of letters to train on, besides all of them."""
 
     # Sets that contract about their own centre.
@@ -158,15 +158,18 @@ study = Study(
             over="x",
             sign=-1,
             at=SETS,
-            says="The more environments MFM is trained on, the nearer it is on new ones",
+            says="The more sets MFM is trained on, the nearer it is on new ones",
         ),
-        Trend(
-            "diversity_w2",
-            "mfm",
-            over="x",
-            than="fm",
-            at=SETS,
-            says="The advantage of MFM over FM grows with the number of training environments",
+        *(
+            Trend(
+                "diversity_w2",
+                "mfm",
+                over="x",
+                than="fm",
+                at=at,
+                says=f"The advantage of MFM over FM grows with the number of {what} to train on",
+            )
+            for at, what in ((SETS, "sets"), (LETTERS, "letters"))
         ),
         Better(
             "w2",
@@ -184,6 +187,7 @@ study = Study(
                 rotations=2,
                 letter_points=40,
                 letter_steps=4,
+                letter_diversity=(2,),
                 environments=8,
                 unseen_environments=4,
                 set_points=30,
@@ -231,6 +235,14 @@ study = Study(
     },
     conditions={"world": WORLDS},
     minimise=("w1", "w2", "mmd", "train_w2", "face_w2", "diversity_w2"),
+    reading=(
+        "The claim holds. Where the motion depends on the whole set, MFM leaves 15 % of FM's error; on letters, "
+        "trained a small part of the paper's time, it gains 6 %, and the graph of neighbours no more than the points "
+        "alone. Within this budget CGFM learns its training environments barely better than FM, since each number is "
+        "seen but a few times, and on new sets the average number serves it a little worse than none. The exchange of "
+        "embeddings ruins the sets; X told that it is Y loses most of MFM's gain but not all: the letters' embeddings "
+        "differ less than the letters. Known letters in new typefaces become worse than by FM when exchanged."
+    ),
 )
 
 
@@ -428,7 +440,7 @@ def figure(records: pd.DataFrame, arrays: Arrays) -> Figure:
         row[0].set_ylabel(TITLES[world])
         here = reported[reported["world"] == world]
         draw_arms(row[4], here)
-        draw_diversity(row[5], here[here["metric"] == "diversity_w2"])
+        draw_diversity(row[5], here[here["metric"] == "diversity_w2"], TITLES[world])
     return fig
 
 
@@ -461,7 +473,7 @@ def draw_arms(ax: Axes, here: pd.DataFrame) -> None:
     ax.set(xlabel="W2 to the target (units of the plane)", title="● never seen   ○ trained on", xlim=(0, None))
 
 
-def draw_diversity(ax: Axes, here: pd.DataFrame) -> None:
+def draw_diversity(ax: Axes, here: pd.DataFrame, what: str) -> None:
     sizes = sorted(here[here["arm"] == "mfm"]["x"].unique())
     if len(sizes) < 2:
         ax.set_axis_off()
@@ -474,8 +486,10 @@ def draw_diversity(ax: Axes, here: pd.DataFrame) -> None:
         ax.fill_between(x, mean - half, mean + half, color=COLOURS[arm], alpha=0.15, lw=0)
         ax.annotate(NAMES[arm], (x[-1], mean[-1]), (6, 0), textcoords="offset points", color=COLOURS[arm], va="center")
     ax.set_xscale("log")
-    ax.set_xlim(2 ** sizes[0] / 1.3, 2 ** sizes[-1] * 2.2)
-    ax.set(xlabel="environments trained on", ylabel="W2, never seen", title="Diversity", ylim=(0, None))
+    ax.set_xlim(2 ** sizes[0] / 1.2, 2 ** sizes[-1] * (2 ** (sizes[-1] - sizes[0])) ** 0.2)
+    ax.set_xticks([2**size for size in sizes], [f"{2**size:.0f}" for size in sizes])
+    ax.set_xticks([], minor=True)
+    ax.set(xlabel=f"{what} trained on", ylabel="W2, never seen", title="Diversity", ylim=(0, None))
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
