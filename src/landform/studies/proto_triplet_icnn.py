@@ -215,6 +215,13 @@ study = Study(
         ),
     },
     tune_by="validation_accuracy",
+    reading=(
+        "The claim holds as it is made, and a temperature explains it. At the paper's temperature of 1 squared "
+        "distances saturate the soft-max; Proto-Triplet then gains three points at 1 shot, more on Greek and Cyrillic, "
+        "tuned or as released, while averaging in the cross-entropy gives most of this away. Cross-entropy with a "
+        "tuned temperature, and cosines with a tuned scale, gain as much, and their classes keep to themselves as "
+        "well: at this scale the gain is that of a loss that does not saturate, not of the triplet itself."
+    ),
 )
 
 
