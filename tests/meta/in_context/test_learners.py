@@ -132,7 +132,7 @@ def test_impossible_sequences_are_refused(sequences):
     model = MAKE["transformer"]()
     with pytest.raises(ValueError, match="x and prev_y have shapes"):
         model(x[:, :3], prev_y)
-    with pytest.raises(TypeError, match="prev_y: is torch.int64"):
+    with pytest.raises(TypeError, match=r"prev_y: is torch\.int64"):
         model(x, prev_y.long())
     with pytest.raises(ValueError, match="13 positions; max_len=12"):
         model(torch.zeros(1, 13, 5), torch.zeros(1, 13, 4))

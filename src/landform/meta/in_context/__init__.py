@@ -1,4 +1,4 @@
-"""General-purpose in-context learning: tasks without end from one dataset, learners that read them, and what they learn."""
+"""General-purpose in-context learning: endless tasks of one dataset, learners that read them, and what they learn."""
 
 from landform.meta.in_context.curves import Estimate, InContextCurve, classify_regime, in_context_curve
 from landform.meta.in_context.lstm import ICLLSTM

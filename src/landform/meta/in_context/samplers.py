@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ class MixedSampler:
 
     def __call__(self, count: int) -> Sequences:
         bounds = [round(count * sum(self.shares[:k])) for k in range(len(self.shares))] + [count]
-        counts = [after - before for before, after in zip(bounds[:-1], bounds[1:], strict=True)]
+        counts = [after - before for before, after in itertools.pairwise(bounds)]
         parts = [sampler(some) for sampler, some in zip(self.samplers, counts, strict=True) if some]
         x, prev_y, y = zip(*parts, strict=True)
         return torch.cat(x), torch.cat(prev_y), torch.cat(y)

@@ -1,4 +1,4 @@
-"""Families of classification tasks made of one dataset: random projections of the inputs, permutations of the labels."""
+"""Families of tasks made of one labelled dataset: random projections of the inputs, permutations of the labels."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ class TaskAugmentation:
             random. These tasks come first in the batch; unseen tasks have no such bias.
 
     Raises:
-        ValueError: sizes below 1, an unknown projection or family, a fraction outside [0, 1], task numbers out of range.
+        ValueError: sizes below 1, an unknown projection or family, a fraction outside [0, 1], a task number that is
+            out of range.
 
     Source: arXiv 2212.04458, sections 3 and 5. Matrices have variance 1/N_x as there; released replications divide by
     N_x instead, which shrinks inputs by sqrt(N_x).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from landform.meta.in_context.learner import ClassHead, InContextLearner, check_position, tokens
@@ -17,8 +19,8 @@ class ICLTransformer(InContextLearner):
     A is causal multi-head attention and M = W2 GELU(W1 ·), as in :class:`landform.models.ByteTransformer`. Its state
     are the keys and values of what it read, 2 n_layer d_model numbers a position.
 
-    P starts at N(0, 1), as large as the embedded examples: a label comes one position after its example, and to bring the
-    two together a model must see positions first.
+    P is learned, and starts at the sinusoids of arXiv 1706.03762: a label comes one position after its example, and
+    "one before" is then the same linear map at every position. From a random table it has to be found for each alone.
 
     Arguments:
         d_model: width, a multiple of ``n_head``.
@@ -46,7 +48,7 @@ class ICLTransformer(InContextLearner):
         self.d_model = d_model
         self.max_len = max_len
         self.embed = nn.LazyLinear(d_model)
-        self.positions = nn.Embedding(max_len, d_model)
+        self.positions = nn.Parameter(sinusoids(max_len, d_model))
         self.blocks = nn.ModuleList(Block(d_model, n_head, d_ff) for _ in range(n_layer))
         self.norm = nn.LayerNorm(d_model)
         self.head = ClassHead()
@@ -55,7 +57,7 @@ class ICLTransformer(InContextLearner):
         length = x.shape[1]
         if length > self.max_len:
             raise ValueError(f"x has {length} positions; max_len={self.max_len}")
-        h = self.embed(tokens(x, prev_y)) + self.positions.weight[:length]
+        h = self.embed(tokens(x, prev_y)) + self.positions[:length]
         for block in self.blocks:
             h = block(h, None)
         return self.norm(h)
@@ -63,3 +65,10 @@ class ICLTransformer(InContextLearner):
     def state_size(self, t: int) -> int:
         check_position(t)
         return 2 * len(self.blocks) * self.d_model * t
+
+
+def sinusoids(length: int, width: int) -> Float[Tensor, "length width"]:
+    """sin and cos of position · 10000^(−2i/width), side by side for every i."""
+    frequency = 10_000.0 ** (-2 * (torch.arange(width) // 2) / width)
+    angle = torch.arange(length).unsqueeze(1) * frequency
+    return torch.where(torch.arange(width) % 2 == 0, angle.sin(), angle.cos())
