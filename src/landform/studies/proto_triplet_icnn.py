@@ -528,7 +528,7 @@ def accuracy_on(net: nn.Module, test: Examination, task: Task, metric: Metric) -
 
 def graded(features: Tensor, test: Examination, metric: Metric) -> float:
     """Mean accuracy over the episodes of a test."""
-    parts = [episode_logits(features[part], test.n_way, test.n_shot, metric) for part in test.index.split(100)]
+    parts = [episode_logits(features[part], test.n_way, test.n_shot, metric) for part in test.index.split(50)]
     return episode_accuracy(torch.cat(parts), test.labels).mean
 
 

@@ -39,7 +39,7 @@ def test_zero_just_where_every_query_is_nearer_by_the_margin():
     loss = ProtoTripletLoss(margin=2.0)
     satisfied = torch.tensor([[3.9, 0.0], [6.1, 0.0]], dtype=torch.float64, requires_grad=True)
     value = loss(satisfied, torch.tensor([0, 1]), centres)
-    assert float(value) == 0
+    assert value.item() == 0
     assert torch.equal(torch.autograd.grad(value, satisfied)[0], torch.zeros(2, 2, dtype=torch.float64))
     violating = torch.tensor([[4.5, 0.0], [6.1, 0.0]], dtype=torch.float64)
     assert float(loss(violating, torch.tensor([0, 1]), centres)) == pytest.approx((2 + 4.5 - 5.5) / 2, abs=1e-6)
