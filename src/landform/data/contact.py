@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from torch import Tensor
@@ -35,7 +37,8 @@ VIEWS = {
 def contact_sheet(path: str | Path) -> Path:
     """Draw samples of every embedded world on one page, and write it to ``path`` as PNG.
 
-    Handwritten digits by class, glyphs by script and by typeface, a piece of the corpus, and two columns of each table.
+    Handwritten digits by class, glyphs by script and by typeface, a piece of the corpus, drawn scenes by background,
+    views from above by climate zone and roofs by material, and two columns of each table.
 
     Raises:
         ValueError: a path that does not end in .png.
@@ -56,18 +59,22 @@ def contact_sheet(path: str | Path) -> Path:
             "axes.edgecolor": SOFT,
         }
     ):
-        figure = Figure(figsize=(15, 15.8), facecolor=PAGE)
+        figure = Figure(figsize=(15, 20.6), facecolor=PAGE)
         grid = GridSpec(
-            3, 2, figure, 0.035, 0.025, 0.975, 0.93, width_ratios=(5, 7), height_ratios=(5.6, 7, 2.9), hspace=0.13
+            4, 2, figure, 0.035, 0.02, 0.975, 0.945, width_ratios=(5, 7), height_ratios=(5.6, 7, 4.9, 2.9), hspace=0.12
         )
-        figure.text(0.035, 0.972, "The embedded worlds", size=19, weight="bold", va="center")
-        figure.text(0.975, 0.972, "in memory, without a download, the same at every load", color=SOFT, ha="right")
+        figure.text(0.035, 0.978, "The embedded worlds", size=19, weight="bold", va="center")
+        figure.text(0.975, 0.978, "in memory, without a download, the same at every load", color=SOFT, ha="right")
         _digits(figure.add_subplot(grid[0, 0]))
         glyphs = merge(*load("glyphs").values())
         _by_script(figure.add_subplot(grid[0, 1]), glyphs)
         _by_typeface(figure.add_subplot(grid[1, 1]), glyphs)
         _corpus(figure.add_subplot(grid[1, 0]))
-        tables = grid[2, :].subgridspec(2, len(VIEWS), height_ratios=(1, 100), hspace=0.2, wspace=0.16)
+        # Every other column is room for the names of the rows.
+        drawn = grid[2, :].subgridspec(1, 6, width_ratios=(1.6, 11, 2, 11, 2.4, 11), wspace=0)
+        for number, draw in enumerate((_scenes, _overhead, _roofs)):
+            draw(figure.add_subplot(drawn[0, 2 * number + 1]))
+        tables = grid[3, :].subgridspec(2, len(VIEWS), height_ratios=(1, 100), hspace=0.2, wspace=0.16)
         header = figure.add_subplot(tables[0, :])
         header.set_axis_off()
         _title(header, "tabular", "bundled tables and synthetic ones, by two of their columns")
@@ -83,12 +90,17 @@ def _title(axes: Axes, uri: str, what: str) -> None:
 
 
 def _mosaic(axes: Axes, tiles: Tensor, rows: list[str]) -> None:
-    """Images ``(rows, columns, side, side)`` in [0, 1] as one picture; NaN leaves the page bare."""
-    height, width, side, _ = tiles.shape
+    """Images ``(rows, columns, side, side)`` in [0, 1] as one picture; NaN leaves the page bare.
+
+    A fifth dimension of 3 holds their colours.
+    """
+    height, width, side, _, *colours = tiles.shape
     gap = max(1, side // 14)
-    page = torch.full((height, side + gap, width, side + gap), torch.nan)
+    page = torch.full((height, side + gap, width, side + gap, *colours), torch.nan)
+    if colours:
+        page[:] = torch.tensor(to_rgb(PAGE))
     page[:, :side, :, :side] = tiles.transpose(1, 2)
-    picture = page.reshape(height * (side + gap), width * (side + gap))[:-gap, :-gap]
+    picture = page.reshape(height * (side + gap), width * (side + gap), *colours)[:-gap, :-gap]
     axes.imshow(picture.numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
     axes.set_axis_off()
     for row, name in enumerate(rows):
@@ -154,6 +166,32 @@ def _opening(train: Split) -> int:
     """A file whose beginning is worth reading, or else the first."""
     files = train.names["file"]
     return files.index("heapq.py") if "heapq.py" in files else 0
+
+
+def _in_colour(axes: Axes, whole: Split, rows: Tensor, names: tuple[str, ...], columns: int) -> None:
+    """The first images of each row's number, in colour."""
+    tiles = [whole.x[(rows == number).nonzero()[:columns, 0]].permute(0, 2, 3, 1) for number in range(len(names))]
+    bare = torch.tensor(to_rgb(PAGE)).expand(columns, *tiles[0].shape[1:])
+    _mosaic(axes, torch.stack([torch.cat((row, bare[len(row) :])) for row in tiles]), list(names))
+
+
+def _scenes(axes: Axes) -> None:
+    whole = merge(*load("scenes").values())
+    _in_colour(axes, whole, whole.fields["background"], whole.names["background"], 10)
+    _title(axes, "scenes", "10 shapes, 8 textures, 8 colours, 8 backgrounds")
+
+
+def _overhead(axes: Axes) -> None:
+    whole = merge(*load("overhead").values())
+    _in_colour(axes, whole, whole.y, whole.classes, 5)
+    _title(axes, "overhead", "with exact boxes, in 4 climate zones")
+
+
+def _roofs(axes: Axes) -> None:
+    whole = merge(*load("roofs").values())
+    names = (re.sub("SheetMaterials|Tiles", "", name) for name in whole.classes)
+    _in_colour(axes, whole, whole.y, tuple(re.sub("(?<=[a-z])(?=[A-Z])", "\n", name) for name in names), 16)
+    _title(axes, "roofs", f"{len(whole.classes)} materials in 6 continents")
 
 
 def _table(axes: Axes, table: str) -> None:

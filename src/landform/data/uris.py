@@ -17,6 +17,8 @@ LOADERS = {
     "corpus": "landform.data.corpus:corpus",
     "tabular": "landform.data.tabular:tabular",
     "scenes": "landform.data.scenes.world:scenes",
+    "overhead": "landform.data.scenes.world:overhead",
+    "roofs": "landform.data.scenes.world:roofs",
     "folder": "landform.data.folder:folder",
     "idx": "landform.data.idx:idx",
     "parquet": "landform.data.parquet:parquet",
@@ -34,6 +36,8 @@ def load(uri: str, **options: Any) -> dict[str, Split]:
     ``corpus``                Python's standard library, as bytes
     ``tabular[:TABLE]``       breast_cancer, wine, iris, diabetes, diabetes-high, hastie, madelon
     ``scenes``                drawn shapes, textures and colours on backgrounds that may go along with them
+    ``overhead``              drawn scenes from above, of four climate zones
+    ``roofs``                 drawn roof tiles, of 14 materials in six continents
     ``folder:PATH``           images in a folder for each class
     ``idx:PATH``              MNIST's format
     ``parquet:PATH``          tables of images or of numbers

@@ -42,6 +42,8 @@ WHAT = {
     "tabular:hastie": "synthetic: is a normal vector's squared length above its median",
     "tabular:madelon": "synthetic: clusters in 5 of 500 columns, the rest mixtures and noise",
     "scenes": "drawn: a shape, with its texture and colour, on a background that may go along with it",
+    "overhead": "drawn: houses, vehicles and tanks from above, in four climate zones",
+    "roofs": "drawn: roofs from above, of 14 materials in six continents",
 }
 
 
