@@ -21,7 +21,8 @@ def test_each_batch_draws_one_group_of_each_cell() -> None:
         first, last = batch[:4], batch[4:]
         assert set(first) <= set(range(20)) or set(first) <= set(range(20, 25))
         assert len(set(first)) == 4  # both groups have more than four
-        assert len(last) == 4 and set(last) <= set(range(100, 103))  # too few: with replacement
+        assert len(last) == 4
+        assert set(last) <= set(range(100, 103))
         second += first[0] >= 20
     assert 120 < second < 180  # half of 300, within 3.5 standard errors
     counts = torch.tensor([i for batch in batches for i in batch[:4] if i < 20]).bincount(minlength=20)

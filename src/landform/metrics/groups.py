@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class GroupAccuracy(TypedDict):
-    """``average`` over the samples, ``worst`` of the groups that have any, and ``per_group``, NaN where there is none."""
+    """``average`` over the samples, ``worst`` of the groups that have any, ``per_group`` with NaN for the others."""
 
     average: float
     worst: float

@@ -81,12 +81,12 @@ def test_an_entry_is_the_loss_that_a_step_removes() -> None:
     model, (train, evaluated) = net(0), groups(2, 6)
     rate = 1e-6
     (entry,) = training_conflict_matrix(model, model.head, [train], [evaluated], [model.state_dict()], [rate])
-    before = F.cross_entropy(model(evaluated[0]), evaluated[1])
+    before = F.cross_entropy(model(evaluated[0]), evaluated[1]).detach()
     F.cross_entropy(model(train[0]), train[1]).backward()
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter -= rate * parameter.grad
-    after = F.cross_entropy(model(evaluated[0]), evaluated[1])
+    after = F.cross_entropy(model(evaluated[0]), evaluated[1]).detach()
     assert float(entry) == pytest.approx(float(before - after), rel=1e-4)
 
 

@@ -41,7 +41,7 @@ class SubsetCollection:
     def from_tags(
         cls, item_tags: Mapping[int, Iterable[str]], subject: str, min_size: int = MIN_SIZE
     ) -> SubsetCollection:
-        """The subsets S_subject(t) = {items tagged both ``subject`` and t}, for every other tag t, named ``subject(t)``.
+        """The items tagged both ``subject`` and t, for every other tag t, named ``subject(t)``.
 
         Subsets below ``min_size`` are left out.
 
