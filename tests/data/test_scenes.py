@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import RandomForestClassifier
@@ -26,6 +27,7 @@ from landform.data.scenes import (
 from landform.data.scenes.appearance import FREQUENCY, GROUND_TEXTURE, LOW, PALETTE, SPAN
 from landform.data.scenes.atlas import shape_atlas, texture_atlas
 from landform.data.scenes.regions import ASPECT, CONTRAST, OFFSET, TINT
+from landform.data.scenes.render import _distractor
 
 
 def factors(n: int, **fixed: int) -> Factors:
@@ -138,8 +140,9 @@ def test_distractors_lie_below_and_are_never_of_the_label_s_shape():
     object_alone = mask.expand(-1, 3, -1, -1) == 1
     torch.testing.assert_close(busy[object_alone], plain[object_alone])
     assert ((busy - plain).abs().amax(1) > 0.05).float().mean((1, 2)).gt(0.02).float().mean() > 0.9
-    two = render_scenes(made, index, seed=0, n_distractors=2)
-    assert not torch.equal(two, busy)
+    shapes = torch.stack([_distractor(made.shape, k, index, 0, 32).shape for k in range(3)])
+    assert (shapes != made.shape).all()
+    assert torch.equal(((shapes - made.shape) % 10).unique(), torch.arange(1, 10))
 
 
 def test_scale_and_rotation_are_options():
@@ -174,6 +177,33 @@ def test_regions_are_alike_without_gamma_and_apart_with_it(gamma):
     forest = RandomForestClassifier(30, random_state=0).fit(features[:2000], region[:2000])
     accuracy = forest.score(features[2000:], region[2000:])
     assert accuracy > 0.8 if gamma else abs(accuracy - 1 / 6) < 3 * math.sqrt(5 / 36 / 1000)
+
+
+def test_means_and_deviations_give_the_ground_away_and_not_the_shape():
+    """What a spurious design needs: a shortcut that fails where the ground no longer goes with the shape."""
+
+    def features(dataset: SceneDataset) -> np.ndarray:
+        x = dataset.materialise()[0]
+        return torch.cat([x.mean((2, 3)), x.std((2, 3))], 1).numpy()
+
+    train, same, free = (
+        SceneDataset(1500, SpuriousDesign(strength=rho), seed, 16) for rho, seed in ((0.95, 0), (0.95, 1), (0.0, 2))
+    )
+    shortcut = RandomForestClassifier(30, random_state=0).fit(features(train), train.factors().label)
+    ground = RandomForestClassifier(30, random_state=0).fit(features(train), train.factors().background)
+    assert ground.score(features(free), free.factors().background) > 0.8
+    # Eight grounds for ten shapes: at best about .8 of the labels could be read off the ground.
+    assert shortcut.score(features(same), same.factors().label) > 0.6
+    assert shortcut.score(features(free), free.factors().label) < 0.25
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_gpu_draws_the_same():
+    index = torch.arange(200)
+    made = SpuriousDesign()(index, 0)
+    here = render_scenes(made, index, seed=0, gamma=1.0, n_distractors=1)
+    there = render_scenes(made, index, seed=0, gamma=1.0, n_distractors=1, device="cuda")
+    torch.testing.assert_close(there.cpu(), here, atol=1e-6, rtol=0)
 
 
 def test_a_dataset_draws_what_it_is_asked_for():
