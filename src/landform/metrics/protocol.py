@@ -42,6 +42,16 @@ class ProtocolGrid:
 
     Raises:
         ValueError: an empty axis, or options that Preprocess refuses.
+
+    >>> from landform.data import load
+    >>> from landform.metrics import KNNProbe
+    >>> from landform.models import RandomConvFeatures
+    >>> encoders = {"random filters": RandomConvFeatures(1, features=64, seed=0)}
+    >>> table = ProtocolGrid(encoders, [8, 16], ["none", "standardise"], {"knn": KNNProbe()}).run(load("digits"))
+    >>> table.groupby(["normalisation", "size"])["correct"].mean().shape
+    (4,)
+    >>> paired_delta(table, "size", 8, 16).columns.tolist()
+    ['encoder', 'normalisation', 'probe', 'split', 'a', 'b', 'delta', 'low', 'high', 'n']
     """
 
     def __init__(
