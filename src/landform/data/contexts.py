@@ -39,18 +39,18 @@ def context_scenes(
     seed: int,
     size: int = 24,
     side: int = 4,
-    contrast: float = 0.5,
+    contrast: float = 1.0,
 ) -> ContextScenes:
     """Objects of some shapes, whatever their colour and texture, each on a ground that mixes one to three contexts.
 
     The contexts are the centres of ``side`` × ``side`` cells of a square. An image has a uniform point of it, and the
     one to three contexts nearest to that (one, two and three are as likely). Along the first axis the colour of a
     context turns half way round the circle of hues, and along the second its stripes become finer, from one to four
-    in the image; the ground is the mean of the image's contexts, each with stripes at its own hashed phase:
+    in the image; the ground is the mean of the image's contexts, whose stripes begin anywhere:
 
-        ground = 1/2 + contrast · mean_c [hue_c / 2 + sin(2 pi (f_c u + phase)) / 4].
+        ground = 1/2 + contrast · mean_c [hue_c / 3 + sin(2 pi (f_c u + phase)) / 6].
 
-    Images are functions of (seed, number, class) alone.
+    hue_c is cos(pi a + 2 pi channel / 3) at the place a along the first axis.
 
     Arguments:
         per_class: images of each class.
@@ -100,4 +100,4 @@ def _grounds(
     u = (torch.arange(size) + 0.5) / size
     turns = (1 + 3 * centres[:, 1]).view(1, -1, 1) * u + phases.view(-1, 1, 1)
     stripes = torch.einsum("nc,ncs->ns", weights, (2 * HALF_TURN * turns).sin())
-    return 0.5 + contrast * (hue[:, :, None, None] / 2 + stripes[:, None, None, :] / 4)
+    return 0.5 + contrast * (hue[:, :, None, None] / 3 + stripes[:, None, None, :] / 6)
