@@ -87,15 +87,17 @@ def test_the_figure_is_drawn_from_records_and_arrays(trials):
         records += [dataclasses.asdict(r) | {"seed": seed, "role": "reported"} for r in found]
         saved += [Saved(name, seed, {}, array) for name, array in run.arrays.items()]
     figure = gpicl.figure(pd.DataFrame(records), Arrays(saved))
-    by_tasks, along, plateau, sizes = figure.axes
-    assert [label.get_text() for label in by_tasks.get_xticklabels()] == ["4", "64", "256", "4096", "endless"]
+    by_tasks, along, plateau, state, parameters = figure.axes
+    ticks = [label.get_text().split("\n") for label in by_tasks.get_xticklabels()]
+    assert [tick[0] for tick in ticks] == ["4", "64", "256", "4096", "endless"]
+    assert all(tick[-1] in ("(1 of 2)", "(2 of 2)") for tick in ticks)
     assert len(by_tasks.containers) == 3
     assert {text.get_text() for text in along.texts} >= {gpicl.ENDLESS, "ridge", "nearest neighbour"}
     assert {text.get_text() for text in plateau.texts} == {
         "no bias",
         *(f"{p} % of each batch biased" for p in (50, 90)),
     }
-    assert len(sizes.containers) == 2 * 6
+    assert len(state.containers) == len(parameters.containers) == 6
 
 
 def test_the_paper_preset_builds_and_takes_a_step_on_stand_in_data():

@@ -1,6 +1,7 @@
 """General-purpose in-context learning: endless tasks of one dataset, learners that read them, and what they learn."""
 
 from landform.meta.in_context.curves import Estimate, InContextCurve, classify_regime, in_context_curve
+from landform.meta.in_context.learner import InContextLearner
 from landform.meta.in_context.lstm import ICLLSTM
 from landform.meta.in_context.outer_product import OuterProductLSTM
 from landform.meta.in_context.prefix import (
@@ -22,6 +23,7 @@ __all__ = [
     "Estimate",
     "ICLTransformer",
     "InContextCurve",
+    "InContextLearner",
     "MetaTraining",
     "MixedSampler",
     "NoStateMLP",

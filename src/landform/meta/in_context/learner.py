@@ -66,12 +66,12 @@ class ClassHead(nn.LazyLinear):
         super().__init__(0)
 
     def initialize_parameters(self, h: Tensor, prev_y: Tensor) -> None:  # type: ignore[override]
-        if self.has_uninitialized_params():  # type: ignore[misc]
+        if self.has_uninitialized_params():
             self.out_features = prev_y.shape[-1]
         super().initialize_parameters(h)
 
     def reset_parameters(self) -> None:
-        if not self.has_uninitialized_params() and self.in_features != 0:  # type: ignore[misc]
+        if not self.has_uninitialized_params() and self.in_features != 0:
             nn.init.normal_(self.weight, std=HEAD_STD)
             nn.init.zeros_(self.bias)
 
