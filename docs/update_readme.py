@@ -5,57 +5,62 @@ python docs/update_readme.py
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
+from landform.catalog import papers
+from landform.lab.discover import load_study
 from landform.lab.kept import opened
-from landform.lab.report.pages import Entry, Judged, Shown, entries
+from landform.lab.report.pages import date, environment, judged
+from landform.lab.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 BEGIN, END = "<!-- The table is written by docs/update_readme.py. -->\n", "<!-- End of the table. -->\n"
 
 
-def table(measured: Sequence[tuple[Entry, Shown, Judged]]) -> str:
-    """The methods with what was measured of them, and on which machines."""
+def table(store: Store) -> str:
+    """The methods with what was measured of them at the laptop preset, and on which machines."""
     lines = [
         "| paper | component | headline claim | effect and 95 % interval | verdict | all claims |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for entry, run, headline in measured:
+    machines = set()
+    for paper in papers():
+        run = next((run for run in store.runs(paper.slug) if not run.overrides), None)
+        if run is None:
+            continue
+        study, records, trials = load_study(paper.slug), store.records(run), store.trials(run)
+        claims = [judged(claim, records, study, run.preset) for claim in study.claims]
+        headline = claims[0]
         against = f" ({headline.finding.note.split(',')[0]})" if headline.finding and headline.finding.note else ""
-        supported = sum(judged.outcome == "supported" for judged in run.judged)
+        supported = sum(claim.outcome == "supported" for claim in claims)
+        address = f"https://arxiv.org/abs/{paper.arxiv}" if paper.arxiv else paper.source
         cells = (
-            f"[{entry.paper.slug}](https://arxiv.org/abs/{entry.paper.arxiv})"
-            if entry.paper.arxiv
-            else f"[{entry.paper.slug}]({entry.paper.source})",
-            f"`{entry.paper.component}`",
+            f"[{paper.slug}]({address})",
+            f"`{paper.component}`",
             headline.claim,
             f"{headline.effect} {headline.interval}{against}",
             f"**{headline.outcome}**",
-            f"{supported} of {len(run.judged)} supported",
+            f"{supported} of {len(claims)} supported",
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    environments = sorted({environment(run) for _, run, _ in measured})
-    return "\n".join([*lines, "", f"Measured: {'; '.join(environments)}.", ""])
-
-
-def environment(run: Shown) -> str:
-    facts = run.environment
-    return (
-        f"{run.when} on {facts['cpu']}, Python {facts['python']}, torch {facts['torch']}, landform {facts['landform']}"
-    )
+        facts = environment(trials["environment"])
+        machines.add(
+            f"{date(trials['finished'].max())} on {facts['cpu']}, Python {facts['python']}, torch {facts['torch']}, "
+            f"landform {facts['landform']}"
+        )
+    return "\n".join([*lines, "", f"Measured: {'; '.join(sorted(machines))}.", ""])
 
 
 def updated(readme: str) -> str:
     """The README with its table replaced."""
     with opened(RESULTS) as store:
-        measured = [(e, e.first, e.first.headline) for e in entries(store) if e.first and e.first.headline]
+        measured = table(store)
     before, _, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise SystemExit(f"README.md lacks the lines {BEGIN!r} and {END!r}")
-    return f"{before}{BEGIN}\n{table(measured)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{measured}\n{END}{after}"
 
 
 if __name__ == "__main__":

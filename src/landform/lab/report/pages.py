@@ -181,10 +181,10 @@ def _shown(run: RunKey, store: Store, study: Study | None, fingerprint: str | No
     records, trials = store.records(run), store.trials(run)
     figure: Drawn | NotDrawn
     if study is None:
-        judged: tuple[Judged, ...] = ()
+        found: tuple[Judged, ...] = ()
         figure = NotDrawn("Without the study there is no figure.")
     else:
-        judged = tuple(_judged(claim, records, study, run.preset) for claim in study.claims)
+        found = tuple(judged(claim, records, study, run.preset) for claim in study.claims)
         empty = NotDrawn("No trial has finished yet.")
         figure = empty if records.empty else draw(study, records, store.arrays(run))
     failed = trials[trials["status"] == "failed"]
@@ -193,20 +193,21 @@ def _shown(run: RunKey, store: Store, study: Study | None, fingerprint: str | No
         key=run,
         name=_name(run),
         command=command(run, trials, study),
-        when=_date(finished.max()) if len(finished) else "",
+        when=date(finished.max()) if len(finished) else "",
         outdated=fingerprint is not None and fingerprint != run.fingerprint,
-        judged=judged,
+        judged=found,
         figure=figure,
         caption=_caption(study),
         summary=summarise(records, study.minimise if study else frozenset()),
         config={name: text(value) for name, value in run.config.items()},
-        environment=_environment(trials["environment"]),
+        environment=environment(trials["environment"]),
         trials=_counts(trials),
         failures=tuple(Failure(_trial(row), str(row["traceback"])) for row in failed.to_dict("records")),
     )
 
 
-def _judged(claim: Claim, records: pd.DataFrame, study: Study, preset: str) -> Judged:
+def judged(claim: Claim, records: pd.DataFrame, study: Study, preset: str) -> Judged:
+    """What the records of a run say of a claim."""
     words = str(claim)
     try:
         finding = judge(claim, records, minimise=study.minimise, tune_by=study.tune_by, verdict=preset != "smoke")
@@ -299,7 +300,7 @@ def _caption(study: Study | None) -> str:
     return " ".join(words.strip().split("\n\n")[0].split())
 
 
-def _environment(stored: Iterable[Mapping[str, Any] | None]) -> dict[str, str]:
+def environment(stored: Iterable[Mapping[str, Any] | None]) -> dict[str, str]:
     """Each fact of the trials' environments; several values where trials of a run differ."""
     facts: dict[str, dict[str, None]] = {}
     for environment in stored:
@@ -321,6 +322,6 @@ def _trial(row: Mapping[Any, Any]) -> str:
     return ", ".join([f"{kind} {row['seed']}", *under])
 
 
-def _date(seconds: float) -> str:
+def date(seconds: float) -> str:
     day = datetime.fromtimestamp(seconds, UTC)
     return f"{day.day} {day:%B %Y}"
