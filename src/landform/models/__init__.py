@@ -9,6 +9,7 @@ from landform.models.random_conv import RandomConvFeatures
 from landform.models.resnet import ResNet
 from landform.models.resnet9 import ResNet9
 from landform.models.resnet12 import ResNet12
+from landform.models.resnet_weights import load_resnet_weights
 from landform.models.transformer import ByteTransformer, count_parameters
 from landform.models.vgg32 import VGG32
 from landform.models.vit import ViT
@@ -30,4 +31,5 @@ __all__ = [
     "branch_batch_norm",
     "conv_block",
     "count_parameters",
+    "load_resnet_weights",
 ]

@@ -34,8 +34,7 @@ from landform.claims import Better, Equivalent, Holds
 from landform.data import ChannelStatistics, Preprocess, SceneDataset, Split, SpuriousDesign, SubpopulationDesign
 from landform.data.scenes import BACKGROUNDS, SHAPES
 from landform.metrics import KNNProbe, LinearProbe, ProtocolGrid, extract_features, paired_delta
-from landform.models import ImageStatistics, RandomConvFeatures, ResNet
-from landform.models.resnet_weights import load_resnet_weights
+from landform.models import ImageStatistics, RandomConvFeatures, ResNet, load_resnet_weights
 from landform.study import Arrays, Preset, Record, Run, Study
 from landform.training import batches, fit
 
