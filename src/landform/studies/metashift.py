@@ -223,6 +223,17 @@ study = Study(
             seeds=5,
         ),
     },
+    reading=(
+        "The direction holds, the shape is a cliff: plain training keeps 99, 96, 90 and 85 % as the training contexts "
+        "move away, and 8 % at the farthest. What falls is a reading of the ground: the paper tests one class alone, "
+        "and where the other class is tested in the same context too, accuracy is 54 to 76 % at every distance with "
+        "no clear order, since a network that answers the tested class from its ground is wrong on the other. With "
+        "the paper's five coordinates the order of distances is lost too. No algorithm wins everywhere. IRM at its "
+        "full weight, which the paper's 81 steps never reached, learns next to nothing in 200 steps, and its scatter "
+        "leaves the comparison at the nearest contexts open. Balanced batches are worth more than any algorithm: "
+        "without them the worst group is at 2 %, and with them at 56 %. The matrix of conflicts shows the classes and, "
+        "at this size, nothing of the contexts."
+    ),
 )
 
 
@@ -606,6 +617,7 @@ def draw_shares(ax: Axes, reported: pd.DataFrame) -> None:
         ylabel="accuracy (%)",
         title="Rare groups: the worst (lines), the average (dotted)",
         xscale="log",
+        ylim=(-4, 104),
     )
     ticks = sorted(set(reported[reported["metric"] == "worst_accuracy"]["x"]))
     ax.set_xticks(ticks, [f"{x:.1f}" for x in ticks])
@@ -620,7 +632,7 @@ def label_ends(ax: Axes, ends: list[tuple[float, str, float]]) -> None:
         last = max(y, last + gap)
         ax.annotate(NAMES[arm], (x, last), xytext=(14, 0), textcoords="offset points", color=COLOURS[arm], va="center")
     left, right = ax.get_xlim()
-    ax.set_xlim(left, right + 0.14 * (right - left))
+    ax.set_xlim(left, right + 0.2 * (right - left))
 
 
 def draw_conflicts(ax: Axes, arrays: Arrays) -> None:
