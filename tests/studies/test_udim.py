@@ -13,11 +13,10 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
 
 from landform.data import Split
-from landform.models import ResNet
+from landform.models import ResNet, train_with_frozen_norm
 from landform.optim.sharpness import UDIM
 from landform.studies import udim
 from landform.studies.udim import UDIM_LIKE, Config, grids, make_task, study
@@ -223,38 +222,11 @@ def test_paper_preset_takes_steps_on_a_small_stand_in(tmp_path: Path, monkeypatc
     assert all(np.isfinite(r.value) for r in found)
 
 
-def test_paper_network_takes_imagenet_weights_by_torchvision_names(tmp_path: Path) -> None:
-    reference = ResNet(18, 7, stem_kernel=7, stem_stride=2, stem_pool=True)
-    shapes = {name: t.shape for name, t in reference.state_dict().items()}
-    norm = ("weight", "bias", "running_mean", "running_var")
-    wanted = {"conv1.weight": "stem.0.weight", **{f"bn1.{k}": f"stem.1.{k}" for k in norm}}
-    for layer in range(1, 5):
-        for block in range(2):
-            there, here = f"layer{layer}.{block}", f"stages.{layer - 1}.{block}"
-            for conv, place in ((1, 0), (2, 3)):
-                wanted[f"{there}.conv{conv}.weight"] = f"{here}.residual.{place}.weight"
-                wanted |= {f"{there}.bn{conv}.{k}": f"{here}.residual.{place + 1}.{k}" for k in norm}
-            if layer > 1 and block == 0:
-                wanted[f"{there}.downsample.0.weight"] = f"{here}.shortcut.0.weight"
-                wanted |= {f"{there}.downsample.1.{k}": f"{here}.shortcut.1.{k}" for k in norm}
-    tensors = {theirs: torch.randn(shapes[ours]) for theirs, ours in wanted.items()}
-    save_file({**tensors, "fc.weight": torch.randn(1000, 512)}, tmp_path / "w.safetensors")
-    torch.save(tensors, tmp_path / "w.pth")
-    for file in ("w.safetensors", "w.pth"):
-        net = ResNet(18, 7, stem_kernel=7, stem_stride=2, stem_pool=True)
-        udim.load_imagenet(net, str(tmp_path / file))
-        state = net.state_dict()
-        assert all(torch.equal(state[ours], tensors[theirs]) for theirs, ours in wanted.items())
-    assert sum(p.numel() for p in net.parameters()) == 11_689_512 - 1000 * 513 + 7 * 513
-    with pytest.raises(ValueError, match=r"weights=.*stem.0.weight"):
-        udim.load_imagenet(ResNet(18, 7), str(tmp_path / "w.pth"))
-
-
 def test_frozen_batch_normalisation_and_augmentation() -> None:
     paper = study.presets["paper"].config
     net = udim.network(replace(paper, weights=""), 3, 7)
     before = {name: b.clone() for name, b in net.named_buffers()}
-    udim.set_mode(net)
+    train_with_frozen_norm(net)
     x = torch.rand(4, 3, 32, 32)
     net(x)
     assert all(torch.equal(before[name], b) for name, b in net.named_buffers())

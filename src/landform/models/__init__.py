@@ -13,6 +13,7 @@ from landform.models.resnet_weights import load_resnet_weights
 from landform.models.transformer import ByteTransformer, count_parameters
 from landform.models.vgg32 import VGG32
 from landform.models.vit import ViT
+from landform.models.with_head import WithHead, train_with_frozen_norm
 
 __all__ = [
     "MLP",
@@ -27,9 +28,11 @@ __all__ = [
     "ResNet9",
     "ResNet12",
     "ViT",
+    "WithHead",
     "batch_norm_branch",
     "branch_batch_norm",
     "conv_block",
     "count_parameters",
     "load_resnet_weights",
+    "train_with_frozen_norm",
 ]

@@ -29,7 +29,7 @@ from landform.claims import Better, Correlates, Holds, Trend
 from landform.data import BalancedGroupSampler
 from landform.data.contexts import context_scenes
 from landform.metrics import group_accuracy
-from landform.models import ConvNet, ResNet
+from landform.models import ConvNet, ResNet, WithHead, load_resnet_weights, train_with_frozen_norm
 from landform.shift import (
     CDANN,
     CORAL,
@@ -46,7 +46,6 @@ from landform.shift import (
     subpopulation_task,
     training_conflict_matrix,
 )
-from landform.studies.udim import WithHead, load_imagenet, set_mode
 from landform.study import Arrays, Preset, Record, Run, Study
 from landform.training import fit
 from landform.training.many import Stack
@@ -333,7 +332,7 @@ def network(config: Config) -> nn.Module:
         return ConvNet(3, 2, widths=(12, 24, 24))
     net = ResNet(18, 2, stem_kernel=7, stem_stride=2, stem_pool=True)
     if config.weights:
-        load_imagenet(net, config.weights)
+        load_resnet_weights(net, config.weights)
     return WithHead(nn.Sequential(net.stem, net.stages, nn.AdaptiveAvgPool2d(1), nn.Flatten()), net.head)
 
 
@@ -368,7 +367,7 @@ class Trainer:
         """A network trained on items in balanced batches of ``cells`` (positions among them), and its checkpoints."""
         config = self.config
         net: Any = Stack([self.start]).module(0).to(self.device)
-        set_mode(net)
+        train_with_frozen_norm(net)
         criterion = self.criterion(arm, net.head.in_features)
         generator = torch.Generator().manual_seed(self.seed)
         source = BalancedGroupSampler(cells, per_cell, config.steps, generator=generator)

@@ -660,5 +660,5 @@ def draw_plane(ax: Axes, arm: str, arrays: Arrays) -> None:
             ax.text(x, y, chr(code), color=colour, ha="center", va="center", fontsize=9)
     reach = 1.1 * np.abs(plane).max(0)
     ax.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]))
-    ax.set_title(f"Five unseen characters: {NAMES[arm]}", fontsize=10)
+    ax.set_title(f"New characters: {NAMES[arm]}", fontsize=10)
     ax.set(xlabel="first principal axis (embedding units)", ylabel="second axis")

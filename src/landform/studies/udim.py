@@ -13,7 +13,6 @@ here, so that its weight is tuned among 1 (the paper's), 10 and 100.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,14 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from scipy import stats
 from torch import Tensor, nn
 
 from landform import data
 from landform.claims import Better, Trend
 from landform.data import Split, affine_jitter
-from landform.models import ResNet
+from landform.models import ResNet, WithHead, load_resnet_weights, train_with_frozen_norm
 from landform.optim.sharpness import SAM, UDIM, GradientVarianceInconsistency, sharpness
 from landform.optim.sharpness.perturb import PerturbMode
 from landform.optim.sharpness.udim import Crafted
@@ -361,16 +359,6 @@ UDIM_LIKE: dict[str, type[UDIM]] = {
 }
 
 
-class WithHead(nn.Sequential):
-    """A network in two parts: features, and the linear layer on them."""
-
-    features: nn.Module
-    head: nn.Linear
-
-    def __init__(self, features: nn.Module, head: nn.Linear) -> None:
-        super().__init__(OrderedDict(features=features, head=head))
-
-
 def network(config: Config, channels: int, classes: int) -> WithHead:
     """Three convolutions with stride for small images, or a ResNet with its stem for large ones."""
     pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(config.dropout)]
@@ -385,7 +373,7 @@ def network(config: Config, channels: int, classes: int) -> WithHead:
             stem_pool=True,
         )
         if config.weights:
-            load_imagenet(net, config.weights)
+            load_resnet_weights(net, config.weights)
         return WithHead(nn.Sequential(net.stem, net.stages, *pooled), net.head)
     layers: list[nn.Module] = []
     for width in WIDTHS:
@@ -395,29 +383,6 @@ def network(config: Config, channels: int, classes: int) -> WithHead:
 
 
 WIDTHS = (12, 24, 48)
-TORCHVISION = (
-    (r"^conv1", "stem.0"),
-    (r"^bn1", "stem.1"),
-    (r"^layer(\d)", lambda found: f"stages.{int(found[1]) - 1}"),
-    (r"\.conv(\d)", lambda found: f".residual.{3 * int(found[1]) - 3}"),
-    (r"\.bn(\d)", lambda found: f".residual.{3 * int(found[1]) - 2}"),
-    (r"\.downsample", ".shortcut"),
-)
-
-
-def load_imagenet(net: ResNet, path: str) -> None:
-    """Everything but the head from a file of tensors with torchvision's names."""
-    found = load_file(path) if path.endswith(".safetensors") else torch.load(path, weights_only=True)
-    renamed = {}
-    for name, tensor in found.items():
-        for pattern, ours in TORCHVISION:
-            name = re.sub(pattern, ours, name)
-        renamed[name] = tensor
-    state = net.state_dict()
-    wanted = {name: renamed.get(name) for name in state if not name.startswith("head") and "tracked" not in name}
-    if missing := [name for name, t in wanted.items() if t is None or t.shape != state[name].shape]:
-        raise ValueError(f"weights={path!r}: no tensor for {missing[0]} of shape {tuple(state[missing[0]].shape)}")
-    net.load_state_dict(wanted, strict=False)
 
 
 @dataclass(frozen=True)
@@ -445,7 +410,7 @@ def train(config: Config, arm: str, value: float, task: Task, seed: int, *, test
     switch = round(config.warm_up * config.steps) if arm in UDIM_LIKE else None
     last = oracle = 0.0
     for step, (x, y, domain) in zip(range(1, config.steps * longer + 1), batches, strict=False):
-        set_mode(net)
+        train_with_frozen_norm(net)
         update(augmented(x, generator) if config.augment else x, y, domain)
         if step % (config.checkpoint_every * longer) == 0 or step == config.steps * longer or step == switch:
             best.offer(accuracy(net, task.validation), step)
@@ -486,14 +451,6 @@ def by_sam(net: nn.Module, base: torch.optim.Optimizer, rho: float) -> Update:
         sam.step(closure)
 
     return update
-
-
-def set_mode(net: nn.Module) -> None:
-    """For training, with batch normalisation frozen."""
-    net.train()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
 
 
 def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
