@@ -8,6 +8,7 @@ from landform.data.corruptions import CORRUPTIONS, corrupt
 from landform.data.counter import hash_normal, hash_uniform
 from landform.data.crop_flip import random_crop, random_flip
 from landform.data.episodes import EpisodeSampler
+from landform.data.generators import generator_of
 from landform.data.group_sampler import BalancedGroupSampler
 from landform.data.indexed import IndexedDataset
 from landform.data.jitter import affine_jitter
@@ -65,6 +66,7 @@ __all__ = [
     "contact_sheet",
     "corrupt",
     "cyclic_label_noise",
+    "generator_of",
     "hash_normal",
     "hash_uniform",
     "load",

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from landform import data
 from landform.claims import Better, Equivalent, Trend
+from landform.data import generator_of
 from landform.landscape import (
     BatchSizeSwitchExperiment,
     CurvatureOperator,
@@ -465,12 +466,6 @@ def controls(config: Config, seed: int, batch: Samples, k: int, steps: int) -> d
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
     """Least squares."""
     return float(np.polyfit(x, y, 1)[0])
-
-
-def generator_of(seed: int, *purpose: str | int) -> torch.Generator:
-    """A stream of its own for each purpose."""
-    words = [seed, *(int.from_bytes(p.encode(), "little") if isinstance(p, str) else p for p in purpose)]
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
 
 
 # The switch of batch size.

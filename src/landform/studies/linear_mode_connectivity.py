@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from landform import data
 from landform.claims import Better, Correlates, Holds, Trend
+from landform.data import generator_of
 from landform.landscape.connectivity import (
     Checkpoint,
     Curve,
@@ -321,12 +322,6 @@ def samples(config: Config, setting: Setting, seed: int, device: str) -> Samples
         mean, scale = (f(train.x, dim=(0, 2, 3), keepdim=True) for f in (torch.mean, torch.std))
     x, test_x = ((split.x - mean) / scale for split in (train, test))
     return Samples(x.to(device), y.to(device), test_x.to(device), test.y.to(device), len(train.classes))
-
-
-def generator_of(seed: int, *purpose: str | int) -> torch.Generator:
-    """A stream of its own for each purpose."""
-    words = [seed, *(int.from_bytes(p.encode(), "little") if isinstance(p, str) else p for p in purpose)]
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
 
 
 # Networks and their training.

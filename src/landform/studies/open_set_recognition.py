@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from landform import data
 from landform.claims import Better
+from landform.data import generator_of
 from landform.data.crop_flip import random_crop
 from landform.data.glyphs import JITTER
 from landform.data.randaugment import RandAugmentRecipe
@@ -475,12 +476,6 @@ def strong_augmentation(world: World, magnitude: float) -> Augment:
     pool: Literal["all", "digits"] = "digits" if world.printed else "all"
     padding = world.train[0].shape[-1] // 8
     return RandAugmentRecipe(1, magnitude, pool, padding=padding, flip=not world.printed)
-
-
-def generator_of(seed: int, *purpose: str) -> torch.Generator:
-    """A stream of its own for each purpose."""
-    words = [seed, *(int.from_bytes(p.encode(), "little") for p in purpose)]
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
 
 
 # Networks and their training.
