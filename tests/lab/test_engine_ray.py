@@ -133,13 +133,15 @@ def test_an_error_is_stored_with_its_traceback_and_not_retried(engine: Ray, stor
 
 
 SCRIPT = """
-import sys
+import signal, sys
 import lab_toys
 from landform.lab.engines.ray import Ray
 from landform.lab.errors import Interrupted
 from landform.lab.runner import run_study
 from landform.lab.store import Store
 
+# A job in the background of a shell that is not interactive ignores Ctrl-C, and so would its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 engine = Ray(sys.argv[1])
 with Store(sys.argv[2], create=True) as store:
     try:

@@ -32,13 +32,15 @@ TOYS = Path(__file__).parent
 PATIENCE = 120.0
 
 SCRIPT = """
-import json, sys
+import json, signal, sys
 from dataclasses import asdict
 import lab_toys
 from landform.lab.errors import Interrupted
 from landform.lab.runner import run_study
 from landform.lab.store import Store
 
+# A job in the background of a shell that is not interactive ignores Ctrl-C, and so would its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 path, name, arguments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 with Store(path, create=True) as store:
     try:
