@@ -11,7 +11,6 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -78,29 +77,28 @@ def progress_bars() -> Iterator[Progress]:
 
 
 def print_findings(results: Sequence[RunResult], store: Path) -> None:
-    """Print the table of studies, claims, effects, intervals and verdicts."""
+    """Print each study with its seconds, and its claims with effects, intervals and verdicts.
+
+    Every study has columns of its own widths, so that one long interval does not squeeze the claims of all.
+    """
     console = Console()
-    table = Table(header_style="bold", expand=True, box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("study and its claims", ratio=1, min_width=24)
-    for name in ("effect", "95 % interval", "n"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
     for result in results:
-        table.add_row(f"[bold]{result.study}[/]", "", "", "", "", f"{result.seconds:.0f}")
+        table = Table(header_style="bold", expand=True, box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column(f"{result.study}, {result.seconds:.0f} seconds", ratio=1)
+        for name in ("effect", "95 % interval", "n"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("verdict", no_wrap=True)
         for claim, finding in result.findings:
             verdict = finding.verdict or "no verdict"
             style = VERDICT_STYLES.get(verdict, "dim")
             table.add_row(
-                Padding(escape(str(claim)), (0, 0, 0, 2)),
+                escape(str(claim)),
                 _number(finding.effect),
                 "—" if math.isnan(finding.low) else f"[{_number(finding.low)}, {_number(finding.high)}]",
                 str(finding.n),
                 f"[{style}]{verdict}[/]",
-                "",
             )
-        table.add_section()
-    console.print(table)
+        console.print(table)
     for result in results:
         trials = result.trials
         if result.preset == "smoke":
