@@ -296,3 +296,38 @@ def test_the_spread_bounds_the_loss_at_the_joint_optimum_of_quadratics():
         loss = float((curvature / 2 * (t.mean() - t) ** 2).mean())
         assert loss == pytest.approx(float(curvature / (4 * n**2) * (t - t.T).square().sum()), rel=1e-12)
         assert loss <= n**3 / 4 * optima_spread(t, curvature) ** 2 * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("n", [64, 300])
+def test_wide_layers_are_counted_exactly(n: int) -> None:
+    """Where signs are multiplied in bfloat16 (up to 256 samples), and where they are not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 512), nn.ReLU(), nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 3)).double()
+    x, y = torch.randn(n, 32, dtype=torch.float64), torch.randint(3, (n,))
+    expected = loop(model, x, y)
+    found = per_sample_sign_agreement(model, x, y, reduce="none")
+    assert {name: value.tolist() for name, value in found.items()} == {k: v.tolist() for k, v in expected.items()}
+    assert per_sample_sign_agreement(model, x, y) == float(sum(int(v.sum()) for v in expected.values()))
+
+
+def test_unanimous_samples_beyond_bfloat16_and_float32_sums() -> None:
+    """Every weight agrees n times: n is not a bfloat16 number, and the total no float32 one."""
+    model = nn.Linear(1024, 128, bias=False)
+    x = torch.ones(255, 1024)
+    y = torch.full((255, 128), 1e6)
+    assert per_sample_sign_agreement(model, x, y, F.mse_loss) == 255 * 1024 * 128
+    x, y = torch.ones(257, 1024), torch.full((257, 128), 1e6)
+    assert per_sample_sign_agreement(model, x, y, F.mse_loss) == 257 * 1024 * 128
+
+
+def test_an_infinite_input_where_no_gradient_arrives() -> None:
+    """The second sample's gradient is (0 · inf, 0 · 1; 1 · inf, 1 · 1): NaN counts as zero, the others by their sign."""
+    model = nn.Linear(2, 2, bias=False)
+    nn.init.ones_(model.weight)
+    x, y = torch.tensor([[1.0, 2.0], [float("inf"), 1.0]]), torch.zeros(2, 2)
+
+    def second(output: Tensor, target: Tensor) -> Tensor:
+        return (output - target)[:, 1].sum()
+
+    found = per_sample_sign_agreement(model, x, y, second, reduce="none")
+    assert found["weight"].tolist() == [[0, 0], [2, 2]]

@@ -21,14 +21,23 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import vmap
 
+from landform.training.linear import has_onednn
+from landform.training.memory import keep_freed_memory
 from landform.training.per_sample import per_sample_gradients
-from landform.training.per_sample.layers import LayerwiseGradients, NotLayerwise, Product, layerwise_gradients, scalar
+from landform.training.per_sample.layers import (
+    EVERY,
+    LayerwiseGradients,
+    NotLayerwise,
+    Product,
+    layerwise_gradients,
+    scalar,
+)
 
 Loss = Callable[[Any, Tensor], Tensor]
 Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
-# Numbers to hold at a time while per-sample gradients are turned into signs: 128 MiB of float32.
-BLOCK = 2**25
+# Numbers to hold at a time while per-sample gradients are turned into signs: 4 MiB of float32, which stay in the cache.
+BLOCK = 2**20
 
 
 def per_sample_sign_agreement(
@@ -50,7 +59,7 @@ def per_sample_sign_agreement(
     architectures by the sum, but look at the number of parameters too. (Divided by the number of weights it can even
     rank backwards.) A weight with a NaN gradient counts as zero, as does one that the loss does not depend on.
 
-    The signs are added up layer by layer in integers; the n gradients are never held together. For a linear layer
+    The signs are added up layer by layer, exactly; the n gradients are never held together. For a linear layer
     no gradient is formed at all: sign(δ aᵀ) = sign(δ) sign(a)ᵀ. The model is left exactly as it was.
 
     Arguments:
@@ -84,6 +93,8 @@ def per_sample_sign_agreement(
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: must be at least 1, or None for all samples at once")
     check_batch(model, x, y)
+    if x.device.type == "cpu":
+        keep_freed_memory()
     every = dict(model.named_parameters())
     if callable(params):
         names = [name for name, parameter in every.items() if params(name, parameter)]
@@ -103,9 +114,16 @@ def per_sample_sign_agreement(
             _add_single(count, model, x.detach(), y, loss_fn, chunk_size or len(x))
     agreement = count.agreement()
     if reduce == "none":
-        return agreement
-    total = float(sum(int(a.sum()) for a in agreement.values()))
+        return {name: a.to(torch.int32) for name, a in agreement.items()}
+    total = math.fsum(_total(a, len(x)) for a in agreement.values())
     return total if reduce == "sum" else total / count.coordinates()
+
+
+def _total(agreement: Tensor, most: int) -> float:
+    """The sum of whole numbers between 0 and ``most``, exactly: row by row in float32 where that is."""
+    rows = agreement.flatten(1) if agreement.ndim > 1 else agreement[None]
+    exact = most * rows.shape[1] <= 2**24
+    return rows.sum(1, dtype=torch.float32 if exact else torch.float64).sum(dtype=torch.float64).item()
 
 
 def optima_spread(optima: Float[Tensor, "n d"], curvature: float) -> float:
@@ -130,25 +148,27 @@ def optima_spread(optima: Float[Tensor, "n d"], curvature: float) -> float:
 
 
 class _SignCount:
-    """Σ_i sign(∂l_i/∂θ_k) of the parameters as integers, with the weights set aside that had a NaN gradient."""
+    """Σ_i sign(∂l_i/∂θ_k) of the parameters, with the weights set aside that had a NaN gradient.
+
+    Sums of ±1 are exact in floating point, up to 2²⁴ samples in float32.
+    """
 
     def __init__(self, params: dict[str, nn.Parameter]) -> None:
         self.params = params
         self.numel = sum(p.numel() for p in params.values())
-        self.signs = {name: torch.zeros(p.shape, dtype=torch.int32, device=p.device) for name, p in params.items()}
+        self.signs: dict[str, Tensor] = {}
         self.undefined: dict[str, Tensor] = {}
 
     def reset(self) -> None:
-        for signs in self.signs.values():
-            signs.zero_()
+        self.signs.clear()
         self.undefined.clear()
 
     def add(self, name: str, gradients: Float[Tensor, "n ..."]) -> None:
-        """Count formed gradients."""
-        self.signs[name] += gradients.sign().sum(0).to(torch.int32)  # sums of ±1 are exact in floating point
-        if not gradients.sum().isfinite():
+        """Count formed gradients, which are overwritten."""
+        if not math.isfinite(gradients.sum().item()):
             nan = gradients.isnan().any(0)
             self.undefined[name] = self.undefined.get(name, torch.zeros_like(nan)) | nan
+        self._add_signs(name, gradients.sign_().sum(0))
 
     def add_layerwise(self, gradients: LayerwiseGradients) -> None:
         """Count gradients that are given as layer inputs and output gradients, forming as few as possible."""
@@ -157,21 +177,24 @@ class _SignCount:
                 continue
             use, delta = uses[0]
             if len(uses) > 1 or not isinstance(use, Product):
-                self.add(name, gradients.gradient(name))
-                continue
-            rows = use.rows(delta)  # (n, groups, outputs, positions), and the columns (n, groups, inputs, positions)
-            at_a_time = max(1, BLOCK // use.shape.numel())
-            if rows.shape[-1] == 1 and (rows.sum() + (columns := use.columns()).sum()).isfinite():
-                outer = rows[..., 0].sign().permute(1, 2, 0) @ columns[..., 0].sign().transpose(0, 1)
-                self.signs[name] += outer.reshape(use.shape).to(torch.int32)
-            elif len(rows) <= at_a_time:
-                self.add(name, use.gradient(delta))
+                self.add(name, gradients.gradient(name).clone())  # it may be a view of another's
+            elif (signs := outer_signs(use, delta)) is not None:
+                self._add_signs(name, signs)
             else:
-                for some, inputs in zip(rows.split(at_a_time), use.columns().split(at_a_time), strict=True):
-                    self.add(name, (some @ inputs.mT).reshape(-1, *use.shape))
+                at_a_time = max(1, BLOCK // use.shape.numel())
+                for start in range(0, len(delta), at_a_time):
+                    self.add(name, use.gradient(delta, slice(start, start + at_a_time)))
+
+    def _add_signs(self, name: str, signs: Tensor) -> None:
+        before = self.signs.get(name)
+        self.signs[name] = signs if before is None else before + signs
 
     def agreement(self) -> dict[str, Tensor]:
-        agreement = {name: signs.abs() for name, signs in self.signs.items()}
+        """|Σ_i sign|, in whatever type it was counted; zero where nothing was, or where a gradient was NaN."""
+        agreement = {
+            name: self.signs[name].abs_() if name in self.signs else torch.zeros_like(param, requires_grad=False)
+            for name, param in self.params.items()
+        }
         for name, undefined in self.undefined.items():
             agreement[name][undefined] = 0
         return agreement
@@ -179,6 +202,34 @@ class _SignCount:
     def coordinates(self) -> int:
         undefined = sum(int(mask.sum()) for mask in self.undefined.values())
         return max(1, self.numel - undefined)
+
+
+def outer_signs(use: Product, delta: Tensor) -> Tensor | None:
+    """Σ_i sign(δ_i a_iᵀ) = Σ_i sign(δ_i) sign(a_i)ᵀ of a weight that meets one vector a_i a sample; None of another.
+
+    Also None where δ or a are not finite: then a product may be NaN, which the signs do not show.
+    """
+    rows = use.rows(delta)  # (n, groups, outputs, positions), and the columns (n, groups, inputs, positions)
+    if rows.shape[1] != 1 or rows.shape[-1] != 1:
+        return None
+    rows, columns = rows.flatten(1), use.columns(EVERY).flatten(1)
+    if not math.isfinite(rows.sum().item() + columns.sum().item()):
+        return None
+    signs, others = rows.sign(), columns.sign()
+    if len(signs) <= EXACT and use.shape.numel() >= SMALL and multiplies_bfloat16(signs.device):
+        signs, others = signs.to(torch.bfloat16), others.to(torch.bfloat16)
+    return (signs.T @ others).view(use.shape)
+
+
+# Whole numbers up to 256 are exact in bfloat16, and their products are summed in float32; where processors multiply it
+# at all, they do so several times faster, which pays for the conversion unless the matrix is small.
+EXACT, SMALL = 256, 2**14
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and has_onednn()
 
 
 def _add_single(count: _SignCount, model: nn.Module, x: Tensor, y: Tensor, loss_fn: Loss, chunk_size: int) -> None:

@@ -26,10 +26,13 @@ from torch.func import functional_call, vmap
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from landform.training.linear import linear_by_input
 from landform.training.per_sample.alone import clones, instance_norm_alone
 from landform.training.vectorised import ELEMENTWISE, has_hooks
 
 Loss = Callable[[Any, Tensor], Tensor]
+
+EVERY = slice(None)
 
 
 class NotLayerwise(Exception):
@@ -71,22 +74,24 @@ class Summed(Use):
 class Product(Use):
     """The weight of a linear layer or a convolution of G groups: δ Aᵀ, with δ (N, G, C, P) and A (N, G, K, P).
 
-    ``direct`` gives the product from δ without forming A, where there is a faster way.
+    ``columns`` gives A, of some of the samples; ``direct`` gives their products from δ without forming A, where there
+    is a faster way.
     """
 
     rows: Callable[[Tensor], Tensor]
-    columns: Callable[[], Tensor]
-    direct: Callable[[Tensor], Tensor] | None = None
+    columns: Callable[[slice], Tensor]
+    direct: Callable[[Tensor, slice], Tensor] | None = None
 
-    def gradient(self, delta: Tensor) -> Tensor:
+    def gradient(self, delta: Tensor, samples: slice = EVERY) -> Tensor:
+        """(n, \\*shape), of some of the samples."""
         if self.direct is not None:
-            return self.direct(delta)
-        rows, columns = self.rows(delta), self.columns()
+            return self.direct(delta[samples], samples)
+        rows, columns = self.rows(delta[samples]), self.columns(samples)
         value = rows * columns.mT if rows.shape[-1] == 1 else rows @ columns.mT
         return value.reshape(-1, *self.shape)
 
     def squared_norm(self, delta: Tensor) -> Tensor:
-        rows, columns = self.rows(delta), self.columns()
+        rows, columns = self.rows(delta), self.columns(EVERY)
         positions = rows.shape[-1]
         if positions == 1:
             return (rows.square().sum((2, 3)) * columns.square().sum((2, 3))).sum(1)
@@ -96,9 +101,9 @@ class Product(Use):
         return super().squared_norm(delta)
 
     def dot(self, delta: Tensor, other: Use, other_delta: Tensor) -> Tensor:
-        rows, columns = self.rows(delta), self.columns()
+        rows, columns = self.rows(delta), self.columns(EVERY)
         if rows.shape[-1] == 1 and isinstance(other, Product):
-            other_rows, other_columns = other.rows(other_delta), other.columns()
+            other_rows, other_columns = other.rows(other_delta), other.columns(EVERY)
             if other_rows.shape[-1] == 1:
                 pairs = "ngcp, mgcp -> nmg"
                 products = torch.einsum(pairs, rows, other_rows) * torch.einsum(pairs, columns, other_columns)
@@ -178,12 +183,12 @@ def _own(out: Tensor) -> Tensor:
 
 
 def _linear(watch: Watch, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    out = _own(F.linear(input, weight, bias))
+    out = _own(linear_by_input(input, weight, bias))
 
     def positions_last(x: Tensor) -> Tensor:
         return x.reshape(len(x), 1, -1, x.shape[-1]).mT
 
-    watch.note(Product, weight, input, out, positions_last, lambda: positions_last(input.detach()))
+    watch.note(Product, weight, input, out, positions_last, lambda samples: positions_last(input.detach()[samples]))
     watch.note(Summed, bias, input, out, tuple(range(1, out.ndim - 1)))
     return out
 
@@ -214,8 +219,8 @@ def _convolution(convolve: Callable[..., Tensor], ndim: int) -> Callable[..., Te
             else:
                 pads += [0 if padding == "valid" else each(padding)[axis]] * 2
 
-        def windows() -> Tensor:
-            x = F.pad(input.detach(), pads)
+        def windows(samples: slice) -> Tensor:
+            x = F.pad(input.detach()[samples], pads)
             batch, channel, *space = x.stride()
             view = x.as_strided(
                 (len(x), x.shape[1], *kernel, *places),
@@ -231,9 +236,10 @@ def _convolution(convolve: Callable[..., Tensor], ndim: int) -> Callable[..., Te
         def rows(delta: Tensor) -> Tensor:
             return delta.reshape(len(delta), groups, delta.shape[1] // groups, -1)
 
-        def grouped(delta: Tensor) -> Tensor:
+        def grouped(delta: Tensor, samples: slice) -> Tensor:
             # One convolution in which every sample is a group: then each sample's weights have a gradient of their own.
-            x = F.pad(input.detach(), pads) if uneven else input.detach()
+            x = input.detach()[samples]
+            x = F.pad(x, pads) if uneven else x
             _, gradient, _ = torch.ops.aten.convolution_backward(
                 delta.reshape(1, -1, *places),
                 x.reshape(1, -1, *x.shape[2:]),
