@@ -321,7 +321,7 @@ def test_unanimous_samples_beyond_bfloat16_and_float32_sums() -> None:
 
 
 def test_an_infinite_input_where_no_gradient_arrives() -> None:
-    """The second sample's gradient is (0 · inf, 0 · 1; 1 · inf, 1 · 1): NaN counts as zero, the others by their sign."""
+    """The second sample's gradient is (0 · inf, 0 · 1; 1 · inf, 1 · 1): NaN counts as zero, the others as signs."""
     model = nn.Linear(2, 2, bias=False)
     nn.init.ones_(model.weight)
     x, y = torch.tensor([[1.0, 2.0], [float("inf"), 1.0]]), torch.zeros(2, 2)

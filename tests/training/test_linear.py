@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landform.training import linear
-from landform.training.linear import WORTHWHILE, faster, has_onednn, linear_by_input
+from landform.training.linear import LinearByInput, faster, fewest_samples, has_onednn, linear_by_input, worthwhile
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="this processor or PyTorch has no faster product")
 
 
-def operands(*leading: int, inputs: int = 160, outputs: int = 240) -> tuple[Tensor, Tensor, Tensor]:
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def operands(*leading: int, inputs: int = 256, outputs: int = 320) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*leading, inputs, generator=generator)
     return x, torch.randn(outputs, inputs, generator=generator), torch.randn(outputs, generator=generator)
@@ -49,7 +59,8 @@ def test_weights_require_a_gradient_of_the_result_but_get_none() -> None:
     assert not linear_by_input(x, weight, bias).requires_grad
     parameter = nn.Parameter(weight)
     linear_by_input(x.requires_grad_(), parameter).sum().backward()
-    assert parameter.grad is None and x.grad is not None
+    assert parameter.grad is None
+    assert x.grad is not None
 
 
 @needs_onednn
@@ -62,20 +73,39 @@ def test_a_weight_changed_in_place_is_noticed() -> None:
 
 
 @needs_onednn
-def test_no_second_derivative() -> None:
-    x, weight, _ = operands(64)
-    (gradient,) = torch.autograd.grad(
-        linear_by_input(x.requires_grad_(), weight.requires_grad_()).square().sum(), x, create_graph=True
-    )
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+def test_second_derivatives_by_the_input() -> None:
+    x, weight, bias = operands(64)
+
+    def curved(product: Callable[..., Tensor], x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(product(x, weight, bias).mul(0.01).sin().sum(), x, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), x)[0]
+
+    expected = curved(lambda x, *rest: F.linear(x, *(t.double() for t in rest)), x.double())
+    torch.testing.assert_close(curved(linear_by_input, x).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@needs_onednn
+def test_the_layers_of_a_network() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 320), nn.ReLU(), nn.Linear(320, 256), nn.Tanh(), nn.Linear(256, 3))
+    x = torch.randn(64, 256, requires_grad=True)
+    assert fewest_samples(model) <= len(x)
+    with LinearByInput():
+        out = model(x)
+    (gradient,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
+    (expected,) = torch.autograd.grad(model(x).sum(), x)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
+    (none,) = torch.autograd.grad(out.sum(), model[0].weight, allow_unused=True)
+    assert none is None
 
 
 def test_what_stays_with_pytorch() -> None:
     x, weight, bias = operands(64)
     assert not faster(x.double(), weight.double())
     assert not faster(x[:1], weight[:8])
-    assert x[:8].numel() * 240 < WORTHWHILE and not faster(x[:8], weight)
+    assert x[:8].numel() * len(weight) < worthwhile()
+    assert not faster(x[:8], weight)
     assert not faster(x[0], weight)
     assert not faster(x.to("meta"), weight.to("meta"))
     with torch.autocast("cpu", torch.bfloat16):
@@ -95,3 +125,11 @@ def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear, "has_onednn", lambda: False)
     x, weight, bias = operands(64)
     assert torch.equal(linear_by_input(x, weight, bias), F.linear(x, weight, bias))
+    assert fewest_samples(nn.Linear(256, 320)) == torch.inf
+
+
+def test_a_compiled_model_is_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(256, 320))
+    model.compile()
+    assert fewest_samples(model) == torch.inf
+    assert fewest_samples(nn.Sequential(nn.ReLU())) == torch.inf

@@ -45,7 +45,8 @@ class LinfBall:
         if float(eps) > self.eps:
             eps = torch.nextafter(eps, torch.zeros_like(eps))
         # The largest interval of representable numbers within [x − eps, x + eps], and within the range.
-        below, above = (-_sum_rounded_down(-x, eps)).clamp(lo, hi), _sum_rounded_down(x, eps).clamp(lo, hi)
+        minus_below, above = _sum_rounded_down(torch.stack([-x, x]), eps)
+        below, above = minus_below.neg_().clamp_(lo, hi), above.clamp_(lo, hi)
         return lambda x_adv: torch.clamp(x_adv, below, above)
 
     def project(self, x_adv: Batch, x: Batch, lo: float = 0.0, hi: float = 1.0) -> Batch:
@@ -54,8 +55,7 @@ class LinfBall:
 
     def sample(self, x: Batch, generator: torch.Generator | None = None) -> Batch:
         """A point of the ball around each x, uniformly, up to rounding; it may leave the range."""
-        offset = _uniform(x.shape, x, generator).mul_(2).sub_(1)
-        return torch.add(x.detach(), offset, alpha=self.eps)
+        return torch.empty_like(x).uniform_(-self.eps, self.eps, generator=generator).add_(x.detach())
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,8 @@ def _sum_rounded_down(a: Tensor, b: Tensor) -> Tensor:
     total = a + b
     shift = total - a
     error = (a - (total - shift)) + (b - shift)  # exactly what rounding took away (Knuth's two-sum)
-    # Towards a number below where too much was added, or else towards itself, which moves nothing.
-    return torch.nextafter(total, total + error.clamp(max=0).sign() * (1 + total.abs()))
+    # Down where too much was added, or else towards itself, which moves nothing.
+    return torch.nextafter(total, torch.where(error < 0, -math.inf, total))
 
 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -94,7 +94,7 @@ def check_labels(logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"
     """
     if int(y.max()) >= logits.shape[1]:
         raise ValueError(f"y holds the label {int(y.max())}, but the model has {logits.shape[1]} classes")
-    if not bool(logits.detach().isfinite().all()):
+    if not all_finite(logits):
         raise ValueError("model: gave logits that are not finite")
 
 
@@ -128,7 +128,12 @@ def check_found(found: Tensor) -> Tensor:
         ValueError: some are not finite.
     """
     found = found.detach()
-    low, high = found.aminmax()  # NaN if any number is; and in one pass, which isfinite().all() is not
-    if not math.isfinite(float(low)) or not math.isfinite(float(high)):
+    if not all_finite(found):
         raise ValueError("model: gave gradients that are not finite")
     return found
+
+
+def all_finite(numbers: Tensor) -> bool:
+    """Whether no number is NaN or infinite; in one pass, which ``isfinite().all()`` is not."""
+    low, high = numbers.detach().aminmax()  # NaN if any number is
+    return math.isfinite(low.item()) and math.isfinite(high.item())

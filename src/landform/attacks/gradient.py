@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from landform.attacks.balls import Batch
 from landform.attacks.checks import check_found, check_labels, check_logits, check_models
 from landform.attacks.losses import AttackLoss, Labels, Logits, LossName, Values, named_loss
+from landform.models.folding import Folding, fold_batch_norm
+from landform.training.linear import LinearByInput, fewest_samples
+from landform.training.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,9 @@ class Evaluated:
 class InputGradient:
     """∇_x J(f(x), y) of each sample, for an attack to climb; of −J where the attack is ``targeted``.
 
-    Samples do not meet, the model's parameters gather no gradients, and what they require is left as it is.
+    Samples do not meet, the model's parameters gather no gradients, and what they require is left as it is. From the
+    second gradient with the same labels on, batch normalisation is folded into the layers before it where that is
+    possible (see :func:`~landform.models.folding.fold_batch_norm`), which changes nothing but rounding.
 
     Arguments:
         model: raw inputs in, logits (batch, classes) out, in evaluation mode.
@@ -46,17 +54,22 @@ class InputGradient:
         self.loss = named_loss(loss, targeted)
         self.targeted = targeted
         self._checked: Tensor | None = None  # the labels last checked, as every step comes with the same ones
+        self._folding: Folding | Literal["untried"] | None = "untried"
+        self._fewest = fewest_samples(model)
 
     def __call__(self, x: Batch, y: Labels) -> Batch:
         return self.evaluate(x, y).gradient
 
     def evaluate(self, x: Batch, y: Labels) -> Evaluated:
         """The gradient together with the logits and losses it came from."""
+        new = y is not self._checked
+        if new and x.device.type == "cpu":
+            keep_freed_memory()
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            logits = self.model(x)
+            with LinearByInput() if len(x) >= self._fewest else nullcontext():
+                logits = self.model(x) if new else self._folded(x)
             check_logits(logits, x)
-            new = y is not self._checked
             if new:
                 check_labels(logits, y)
             losses = self.loss(logits, y)
@@ -68,3 +81,17 @@ class InputGradient:
             self._checked = y
         losses = -losses.detach() if self.targeted else losses.detach()
         return Evaluated(logits.detach(), losses, gradient)
+
+    def _folded(self, x: Batch) -> Logits:
+        """What the model gives, with batch normalisation folded where it can be."""
+        if self._folding is None:
+            return self.model(x)
+        tensors = {name: p.detach() for name, p in self.model.named_parameters()} | dict(self.model.named_buffers())
+        if self._folding == "untried" or not self._folding.fits(self.model):
+            first = (x.detach()[:1],)
+            self._folding = fold_batch_norm(
+                self.model, tensors, lambda m, state: functional_call(m, dict(state), first)
+            )
+        if self._folding is None:
+            return self.model(x)
+        return functional_call(self._folding.module, self._folding.state(tensors), (x,))

@@ -1,4 +1,4 @@
-"""Linear layers whose weights are not differentiated, by the fastest exact product that the processor has.
+"""Linear layers for a backward pass that is only after their inputs' gradients: a faster way to the same numbers.
 
 PyTorch multiplies single-precision matrices by MKL, which leaves half of some processors' arithmetic unused (AMD's with
 AVX-512 among them); oneDNN, which it ships for convolutions, does not.
@@ -7,26 +7,48 @@ AVX-512 among them); oneDNN, which it ships for convolutions, does not.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-WORTHWHILE = 2**21
-"""Multiplications from which the other library's longer way into its kernel pays."""
+from landform.training.vectorised import is_compiled
+
+
+def worthwhile() -> int:
+    """The multiplications from which the other library's longer way into its kernel pays, as measured."""
+    return 2**22 if torch.get_num_threads() == 1 else 2**25
+
+
+class LinearByInput(TorchFunctionMode):
+    """While active, ``F.linear`` is :func:`linear_by_input`, in every layer that uses it."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return (linear_by_input if func is F.linear else func)(*args, **(kwargs or {}))
+
+
+def fewest_samples(model: nn.Module) -> float:
+    """From how many samples on :class:`LinearByInput` is likely to make a model's passes faster: infinity if never."""
+    if is_compiled(model) or not has_onednn():
+        return math.inf
+    widest = max((parameter.numel() for parameter in model.parameters() if parameter.ndim == 2), default=0)
+    return worthwhile() / widest if widest else math.inf
 
 
 def linear_by_input(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b as ``F.linear`` gives it, to rounding, for a backward pass that is only after x's gradient.
+    """x Wᵀ + b as ``F.linear`` gives it, to rounding.
 
-    The result requires a gradient whenever ``F.linear``'s does, but no gradient reaches ``weight`` and ``bias``, and
-    the backward pass cannot be differentiated again.
+    The result requires a gradient whenever ``F.linear``'s does, but none ever reaches ``weight`` and ``bias``.
     """
     if not faster(x, weight):
         return F.linear(x, weight, bias)
-    out: Tensor = _LinearByInput.apply(x, weight, bias)
+    out: Tensor = _Linear.apply(x, weight, bias)
     return out
 
 
@@ -36,12 +58,12 @@ def faster(x: Tensor, weight: Tensor) -> bool:
         type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
         and x.dtype == weight.dtype == torch.float32
-        and x.device.type == "cpu"
+        and x.device.type == weight.device.type == "cpu"
         and x.ndim >= 2
-        and math.prod(x.shape[:-1]) * weight.numel() >= WORTHWHILE
+        and math.prod(x.shape[:-1]) * weight.numel() >= worthwhile()
+        and has_onednn()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._functorch.maybe_current_level()
-        and has_onednn()
     )
 
 
@@ -55,20 +77,15 @@ def has_onednn() -> bool:
     )
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    flat = x if x.ndim == 2 else x.flatten(0, -2)
-    out: Tensor = torch.ops.mkldnn._linear_pointwise(flat, weight, bias, "none", [], "")
-    return out if x.ndim == 2 else out.view(*x.shape[:-1], -1)
-
-
-class _LinearByInput(torch.autograd.Function):
+class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return _product(x.detach(), weight.detach(), None if bias is None else bias.detach())
+        flat = x if x.ndim == 2 else x.flatten(0, -2)
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(flat, weight, bias, "none", [], "")
+        return out if x.ndim == 2 else out.view(*x.shape[:-1], -1)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *deltas: Tensor) -> tuple[Tensor | None, None, None]:
         (weight,) = ctx.saved_tensors
-        return _product(deltas[0], weight.T) if ctx.needs_input_grad[0] else None, None, None
+        return linear_by_input(deltas[0], weight.detach().T) if ctx.needs_input_grad[0] else None, None, None

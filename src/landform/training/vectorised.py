@@ -26,6 +26,14 @@ def has_hooks(module: nn.Module) -> bool:
     )
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """Whether some part of the model runs as ``torch.compile`` made it, which no wrapper around it changes."""
+    return any(
+        module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+        for module in model.modules()
+    )
+
+
 def failing_layer(model: nn.Module, forward: Callable[[], Any]) -> str | None:
     """Run ``forward``, which fails, once more and name the innermost module of ``model`` that was running then.
 

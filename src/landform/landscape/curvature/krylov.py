@@ -146,8 +146,9 @@ class Krylov:
 
     def eigh(self) -> tuple[Array, Array]:
         """Ritz values, ascending, and their coordinates in columns."""
-        values, coordinates = np.linalg.eigh(self.projected[self.first : self.size, self.first : self.size])
-        return np.asarray(values, np.float64), np.asarray(coordinates, np.float64)
+        inner = self.projected[self.first : self.size, self.first : self.size]
+        values, coordinates = torch.linalg.eigh(torch.from_numpy(inner))  # keeps to torch's number of threads
+        return values.numpy(), coordinates.numpy()
 
     def vectors(self, coordinates: Float[Array, "m k"]) -> Float[Tensor, "k P"]:
         """The Ritz vectors of these coordinates, one a row."""

@@ -26,6 +26,7 @@ from landform.landscape.curvature.products import (
     gauss_newton_product,
     hessian_product,
 )
+from landform.models.folding import Folding, fold_batch_norm
 
 Kind = Literal["hessian", "ggn", "residual"]
 
@@ -184,6 +185,9 @@ class CurvatureOperator(SymmetricOperator):
     measured in eval mode, so that batch normalisation uses its running statistics and dropout is off; every module's
     own mode is restored, and running statistics are never written to.
 
+    Batch normalisation in evaluation mode is folded into the layer before it where that is possible (see
+    :func:`~landform.models.folding.fold_batch_norm`): the same function of the same weights, with shorter derivatives.
+
     A batch that is taken in one piece keeps its graph, and a product costs one pass back through it. Data in several
     pieces is streamed: each product makes the passes of every piece anew and holds one piece's graph at a time.
 
@@ -258,6 +262,7 @@ class CurvatureOperator(SymmetricOperator):
         }
         self._batches = _batches(data)
         self._kept: Product | None = None
+        self._folding: Folding | Literal["untried"] | None = "untried"
         if not eval_mode:
             self._check_mode()
 
@@ -310,7 +315,12 @@ class CurvatureOperator(SymmetricOperator):
         # In training mode a forward pass writes running statistics: into copies, so that every product sees the same.
         fixed = self._fixed if self._eval_mode else {name: tensor.clone() for name, tensor in self._fixed.items()}
         with evaluating(self._model, self._eval_mode), double_differentiable():
-            return call(self._model, {**fixed, **self.layout.unflatten(w)}, _each_tensor(inputs, self._cast))
+            state, inputs = {**fixed, **self.layout.unflatten(w)}, _each_tensor(inputs, self._cast)
+            if self._folding == "untried" or (self._folding and not self._folding.fits(self._model)):
+                self._folding = fold_batch_norm(self._model, state, partial(call, inputs=inputs))
+            if self._folding is None:
+                return call(self._model, state, inputs)
+            return call(self._folding.module, self._folding.state(state), inputs)
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(device=self.device, dtype=self.dtype if tensor.is_floating_point() else None)
