@@ -43,7 +43,7 @@ class _Subject:
     """The network under examination: a copy of it in training mode, the batch, and what several scores share."""
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor, loss_fn: Loss) -> None:
-        check_batch(model, x, y)
+        check_batch(dict(model.named_parameters()), x, y)
         self.original, self.x, self.y, self.loss_fn = model, x.detach(), y, loss_fn
         self.model = copy.deepcopy(model).train()
         self.layers = weighted_layers(self.model)

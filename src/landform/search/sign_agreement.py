@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -92,10 +92,10 @@ def per_sample_sign_agreement(
         raise ValueError(f"reduce={reduce!r}: must be 'sum', 'mean' or 'none'")
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: must be at least 1, or None for all samples at once")
-    check_batch(model, x, y)
+    every = dict(model.named_parameters())
+    check_batch(every, x, y)
     if x.device.type == "cpu":
         keep_freed_memory()
-    every = dict(model.named_parameters())
     if callable(params):
         names = [name for name, parameter in every.items() if params(name, parameter)]
     elif params == "weights":
@@ -273,13 +273,13 @@ def weighted_layers(model: nn.Module) -> list[Layer]:
     return [m for m in model.modules() if isinstance(m, Layer)]
 
 
-def check_batch(model: nn.Module, x: Tensor, y: Tensor) -> None:
-    """Refuse what no score can be computed on; ValueError says what."""
+def check_batch(parameters: Mapping[str, Tensor], x: Tensor, y: Tensor) -> None:
+    """Refuse what no score can be computed on, of a model's parameters and a batch; ValueError says what."""
     if x.ndim == 0 or len(x) == 0 or len(x) != len(y):
         raise ValueError(
             f"x, y: shapes {tuple(x.shape)} and {tuple(y.shape)}, must hold n ≥ 1 samples with a target each"
         )
-    for name, tensor in (("x", x), *model.named_parameters()):
+    for name, tensor in (("x", x), *parameters.items()):
         if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name}: {tensor.dtype} is too coarse for signs of gradients; use float32 or float64")
     if torch.is_autocast_enabled(x.device.type):

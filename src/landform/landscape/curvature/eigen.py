@@ -129,8 +129,10 @@ class _Search:
         self.low, self.high = min(self.low, self.ritz[0]), max(self.high, self.ritz[-1])
         order = np.argsort(-self._score(self.ritz), kind="stable")
         self.ritz, self.coordinates = self.ritz[order], coordinates[:, order]
-        # A pair joins the best k when fewer than k are ahead of it. One found before is only overtaken by a clear lead.
-        lead = self._score(self.values) + self.tol * np.abs(self.values)
+        # A pair joins the best k when fewer than k are ahead of it. One found before is only overtaken by a clear lead,
+        # unless everything will be found, exactly.
+        clear = 0.0 if krylov.capacity == krylov.op.shape[0] else self.tol
+        lead = self._score(self.values) + clear * np.abs(self.values)
         ahead = (lead[:, None] >= self._score(self.ritz[:k])).sum(axis=0) + np.arange(len(self.ritz[:k]))
         self.joining = int((ahead < k).sum())
         if krylov.invariant or krylov.size == krylov.op.shape[0]:

@@ -14,6 +14,7 @@ so a parameter that is used twice is summed over its uses, and one that is used 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -256,8 +257,8 @@ def _convolution(convolve: Callable[..., Tensor], ndim: int) -> Callable[..., Te
             return gradient.view(len(x), *weight.shape)
 
         uneven = pads[::2] != pads[1::2]
-        # With few input channels a group is too small for the library's fast kernels.
-        direct = grouped if weight.shape[1] >= 4 else None
+        # With few input channels a group is too small for the library's fast kernels; one place is a plain matrix.
+        direct = grouped if weight.shape[1] >= 4 and math.prod(kernel) > 1 else None
         watch.note(Product, weight, input, out, rows, windows, direct)
         watch.note(Summed, bias, input, out, tuple(range(2, out.ndim)))
         return out
