@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from landform.training.memory import keep_freed_memory
 from landform.training.parallel import Parallel
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def fit(
         raise ValueError(f"steps={steps}: must be at least 1")
     if schedule is not None and schedule.optimizer is not optimizer:
         raise ValueError("schedule: belongs to another optimiser than the one given")
+    keep_freed_memory()
     parallel = None if fabric is None else Parallel(fabric, batches)
     if parallel is not None:
         model, optimizer = parallel.set_up(model, optimizer)

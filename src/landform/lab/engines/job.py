@@ -168,6 +168,9 @@ def isolated(randomness: int) -> Iterator[None]:
     import torch
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+    from landform.training.memory import keep_freed_memory
+
+    keep_freed_memory()
     environment = {name: os.environ.get(name) for name in ONE_THREAD}
     threads, dtype, gradients = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002

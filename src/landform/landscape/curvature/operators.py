@@ -27,6 +27,7 @@ from landform.landscape.curvature.products import (
     hessian_product,
 )
 from landform.models.folding import Folding, fold_batch_norm
+from landform.training.memory import keep_freed_memory
 
 Kind = Literal["hessian", "ggn", "residual"]
 
@@ -261,6 +262,8 @@ class CurvatureOperator(SymmetricOperator):
             if name not in chosen
         }
         self._batches = _batches(data)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self._kept: Product | None = None
         self._folding: Folding | Literal["untried"] | None = "untried"
         if not eval_mode:
