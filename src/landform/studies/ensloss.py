@@ -203,7 +203,7 @@ study = Study(
     ],
     presets={
         "smoke": Preset(Config(epochs=2, learning_rates=(0.01,), curve_every=1), seeds=1),
-        "laptop": Preset(Config(), seeds=12, tuning_seeds=3),
+        "laptop": Preset(Config(), seeds=12, tuning_seeds=2),
         "paper": Preset(
             Config(
                 data="hf:cifar10",
@@ -401,7 +401,11 @@ def train(
     stack = Stack([start] * len(arms)).to(device)
     decay = task_named(config.task).weight_decay
     optimizer = torch.optim.SGD(
-        stack.parameters(), rate, config.momentum, weight_decay=config.weight_decay if decay is None else decay
+        stack.parameters(),
+        rate,
+        config.momentum,
+        weight_decay=config.weight_decay if decay is None else decay,
+        fused=True,
     )
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
     drawn = {arm: DRAWN[arm](generator=torch.Generator().manual_seed(seed)) for arm in arms if arm in DRAWN}
