@@ -5,7 +5,7 @@ published procedure (``loss.backward()``, gradients copied to NumPy, flattened, 
 take turns of a few calls each, and the best call counts: a loop of 64 passes warms the caches for itself, one batched
 pass finds them as the last call left them. One thread unless --threads says otherwise; all must give the same score.
 
-    python benchmarks/gradsign.py [--threads 1] [--repeats 30] [--device cpu]
+    python benchmarks/gradsign.py [--threads 1] [--repeats 10] [--device cpu]
 """
 
 from __future__ import annotations

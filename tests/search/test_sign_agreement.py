@@ -317,7 +317,8 @@ def test_unanimous_samples_beyond_bfloat16_and_float32_sums() -> None:
     y = torch.full((255, 128), 1e6)
     assert per_sample_sign_agreement(model, x, y, F.mse_loss) == 255 * 1024 * 128
     x, y = torch.ones(257, 1024), torch.full((257, 128), 1e6)
-    assert per_sample_sign_agreement(model, x, y, F.mse_loss) == 257 * 1024 * 128
+    for chunk_size in (None, 256, 200):  # each chunk is a bfloat16 number, their sum is none
+        assert per_sample_sign_agreement(model, x, y, F.mse_loss, chunk_size=chunk_size) == 257 * 1024 * 128
 
 
 def test_an_infinite_input_where_no_gradient_arrives() -> None:

@@ -187,7 +187,10 @@ class _SignCount:
 
     def _add_signs(self, name: str, signs: Tensor) -> None:
         before = self.signs.get(name)
-        self.signs[name] = signs if before is None else before + signs
+        if before is None:
+            self.signs[name] = signs
+        else:  # each may be in bfloat16, which their sum may be too large for
+            self.signs[name] = before.to(torch.promote_types(before.dtype, torch.float32)) + signs
 
     def agreement(self) -> dict[str, Tensor]:
         """|Σ_i sign|, in whatever type it was counted; zero where nothing was, or where a gradient was NaN."""
