@@ -45,6 +45,24 @@ def clip(z, x, eps):
 
 
 @pytest.mark.parametrize("targeted", [False, True])
+def test_gradient_alone_and_with_its_losses(model, batch, targeted):
+    """The first one and later ones, after the labels were written over, with labels of 32 bits, and in float32."""
+    x, y = batch[0], batch[1].clone()
+    gradient, sign = InputGradient(model, targeted=targeted), -1 if targeted else 1
+    for labels in (y, y, y.add_(1).remainder_(5), y.int()):
+        expected = sign * plain_gradient(model, x, labels.long())
+        torch.testing.assert_close(gradient(x, labels), expected, rtol=1e-11, atol=1e-14)
+        if labels is y:
+            found = gradient.evaluate(x, y)
+            torch.testing.assert_close(found.gradient, expected, rtol=1e-11, atol=1e-14)
+            losses = F.cross_entropy(model(x), y, reduction="none")
+            torch.testing.assert_close(found.losses, sign * losses, rtol=1e-12, atol=0)
+    model.float()
+    expected = sign * plain_gradient(model, x.float(), y)
+    torch.testing.assert_close(gradient(x.float(), y), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("targeted", [False, True])
 def test_linf_pgd_is_the_plain_loop(model, batch, targeted):
     x, y = batch
     z = x.clone()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -40,13 +41,9 @@ class LinfBall:
 
     def around(self, x: Batch, lo: float = 0.0, hi: float = 1.0) -> Callable[[Batch], Batch]:
         """The projection on the ball around x within [lo, hi], for many points."""
-        x = x.detach()
-        eps = torch.tensor(self.eps, dtype=x.dtype, device=x.device)
-        if float(eps) > self.eps:
-            eps = torch.nextafter(eps, torch.zeros_like(eps))
         # The largest interval of representable numbers within [x − eps, x + eps], and within the range.
-        minus_below, above = _sum_rounded_down(torch.stack([-x, x]), eps)
-        below, above = minus_below.neg_().clamp_(lo, hi), above.clamp_(lo, hi)
+        bounds = _sum_rounded_inwards(x.detach(), *_both_ways(self.eps, x.dtype, x.device, x.ndim))
+        below, above = bounds.clamp_(lo, hi).unbind()
         return lambda x_adv: torch.clamp(x_adv, below, above)
 
     def project(self, x_adv: Batch, x: Batch, lo: float = 0.0, hi: float = 1.0) -> Batch:
@@ -128,13 +125,24 @@ def per_sample_norm(x: Batch, order: float, dtype: torch.dtype | None = None) ->
     return torch.linalg.vector_norm(x, order, dim=dims, keepdim=True, dtype=dtype)
 
 
-def _sum_rounded_down(a: Tensor, b: Tensor) -> Tensor:
-    """The largest representable numbers that are at most a + b."""
+@lru_cache(maxsize=16)
+def _both_ways(eps: float, dtype: torch.dtype, device: torch.device, ndim: int) -> tuple[Tensor, Tensor]:
+    """−eps and eps, rounded towards zero, and minus and plus the largest number there is."""
+    size = torch.tensor(eps, dtype=dtype)
+    if float(size) > eps:
+        size = torch.nextafter(size, torch.zeros_like(size))
+    sign = torch.tensor([-1.0, 1.0], dtype=dtype, device=device).view(2, *(1,) * ndim)
+    return sign * float(size), sign * torch.finfo(dtype).max
+
+
+def _sum_rounded_inwards(a: Tensor, b: Tensor, far: Tensor) -> Tensor:
+    """a + b to the nearest number that does not pass it in the direction of ``far``, ± the largest number there is."""
     total = a + b
     shift = total - a
-    error = (a - (total - shift)) + (b - shift)  # exactly what rounding took away (Knuth's two-sum)
-    # Down where too much was added, or else towards itself, which moves nothing.
-    return torch.nextafter(total, torch.where(error < 0, -math.inf, total))
+    error = (b - shift).add_(a - (total - shift))  # exactly what rounding took away (Knuth's two-sum)
+    # Where that has the sign of −far, rounding went too far: one number back. Else towards itself, which moves nothing.
+    # Products are several times as fast as a mask; the smallest error times the largest number is still 1e-7.
+    return torch.nextafter(total, torch.addcmul(total, error.mul_(far).clamp_(max=0), far))
 
 
 def _uniform(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +11,8 @@ from torch.func import functional_call
 
 from landform.attacks.balls import Batch
 from landform.attacks.checks import check_found, check_labels, check_logits, check_models
-from landform.attacks.losses import AttackLoss, Labels, Logits, LossName, Values, named_loss
-from landform.models.folding import Folding, fold_batch_norm
+from landform.attacks.losses import AttackLoss, Labels, Logits, LossName, Values, cross_entropy_loss, named_loss
+from landform.models.folding import Folding, fold_batch_norm, has_fixed_norms
 from landform.training.linear import LinearByInput, fewest_samples
 from landform.training.memory import keep_freed_memory
 
@@ -31,8 +30,8 @@ class InputGradient:
     """∇_x J(f(x), y) of each sample, for an attack to climb; of −J where the attack is ``targeted``.
 
     Samples do not meet, the model's parameters gather no gradients, and what they require is left as it is. From the
-    second gradient with the same labels on, batch normalisation is folded into the layers before it where that is
-    possible (see :func:`~landform.models.folding.fold_batch_norm`), which changes nothing but rounding.
+    second gradient on, batch normalisation is folded into the layers before it where that is possible (see
+    :func:`~landform.models.folding.fold_batch_norm`), which changes nothing but rounding.
 
     Arguments:
         model: raw inputs in, logits (batch, classes) out, in evaluation mode.
@@ -58,32 +57,54 @@ class InputGradient:
         self._fewest = fewest_samples(model)
 
     def __call__(self, x: Batch, y: Labels) -> Batch:
-        return self.evaluate(x, y).gradient
+        if self.loss is not cross_entropy_loss:
+            return self.evaluate(x, y).gradient
+        x, logits = self._logits(x, y)
+        # Of cross-entropy by the logits: softmax(z) − onehot(y).
+        minus_one = logits.new_full((len(y), 1), -1.0)
+        by_logits = torch.softmax(logits.detach(), 1).scatter_add_(1, y.long().unsqueeze(1), minus_one)
+        return self._passed_back(logits, x, y, by_logits)
 
     def evaluate(self, x: Batch, y: Labels) -> Evaluated:
         """The gradient together with the logits and losses it came from."""
-        new = y is not self._checked
-        if new and x.device.type == "cpu":
-            keep_freed_memory()
+        x, logits = self._logits(x, y)
         with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            with LinearByInput() if len(x) >= self._fewest else nullcontext():
-                logits = self.model(x) if new else self._folded(x)
-            check_logits(logits, x)
-            if new:
-                check_labels(logits, y)
             losses = self.loss(logits, y)
-            if losses.shape != y.shape:
-                raise ValueError(f"loss: gave shape {tuple(losses.shape)}; must be one number a sample, ({len(y)},)")
-            (gradient,) = torch.autograd.grad(losses, x, torch.full_like(losses, -1.0 if self.targeted else 1.0))
-        if new:
-            check_found(gradient)
-            self._checked = y
+        if losses.shape != y.shape:
+            raise ValueError(f"loss: gave shape {tuple(losses.shape)}; must be one number a sample, ({len(y)},)")
+        gradient = self._passed_back(losses, x, y, torch.ones_like(losses))
         losses = -losses.detach() if self.targeted else losses.detach()
         return Evaluated(logits.detach(), losses, gradient)
 
+    def _logits(self, x: Batch, y: Labels) -> tuple[Batch, Logits]:
+        """The inputs, as leaves of a graph, and what the model gives for them, checked."""
+        model = self.model if self._checked is None else self._folded  # a single gradient does not repay the search
+        if self._checked is None and x.device.type == "cpu":
+            keep_freed_memory()
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            if len(x) >= self._fewest:
+                with LinearByInput():
+                    logits = model(x)
+            else:
+                logits = model(x)
+        check_logits(logits, x)
+        if y is not self._checked:
+            check_labels(logits, y)
+        return x, logits
+
+    def _passed_back(self, outputs: Tensor, x: Batch, y: Labels, weights: Tensor) -> Batch:
+        """The gradient of the weighted sum of some outputs, or of minus it, by x."""
+        (gradient,) = torch.autograd.grad(outputs, x, weights.neg_() if self.targeted else weights)
+        if y is not self._checked:
+            check_found(gradient)
+            self._checked = y
+        return gradient
+
     def _folded(self, x: Batch) -> Logits:
         """What the model gives, with batch normalisation folded where it can be."""
+        if self._folding == "untried" and not has_fixed_norms(self.model):
+            self._folding = None
         if self._folding is None:
             return self.model(x)
         tensors = {name: p.detach() for name, p in self.model.named_parameters()} | dict(self.model.named_buffers())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from landform.attacks.balls import Ball, Batch
 from landform.attacks.checks import check_batch, check_count, check_found, check_positive
 from landform.attacks.losses import Labels
@@ -29,7 +31,6 @@ class IterativeAttack:
     Raises:
         ValueError, TypeError: as :func:`~landform.attacks.pgd` does.
 
-    >>> import torch
     >>> from landform.attacks import InputGradient, LinfBall
     >>> model = torch.nn.Linear(3, 2).eval()
     >>> mi_fgsm = IterativeAttack(InputGradient(model), [], MomentumIterative(), LinfBall(0.1))
@@ -69,5 +70,5 @@ class IterativeAttack:
         project = self.ball.around(x)
         x_adv = project(x.detach())
         for _ in range(self.steps):
-            x_adv = project(x_adv + self.step_size * self.ball.step(direction(x_adv)))
+            x_adv = project(torch.add(x_adv, self.ball.step(direction(x_adv)), alpha=self.step_size))
         return check_found(x_adv)

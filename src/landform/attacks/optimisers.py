@@ -118,8 +118,8 @@ def accumulator(momentum: float, order: float = 1) -> Callable[[Batch], Batch]:
 
     def accumulate(g: Batch) -> Batch:
         nonlocal m
-        g = g / (per_sample_norm(g, order) + TINY)
-        m = g if m is None else momentum * m + g
+        norm = per_sample_norm(g, order) + TINY
+        m = g / norm if m is None else torch.addcdiv(m if momentum == 1 else momentum * m, g, norm)
         return m
 
     return accumulate

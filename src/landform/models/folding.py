@@ -71,6 +71,11 @@ class Folding:
         return state
 
 
+def has_fixed_norms(model: nn.Module) -> bool:
+    """Whether there is any batch normalisation in evaluation mode."""
+    return any(type(module) in NORMS and not module.training for module in model.modules())
+
+
 def fold_batch_norm(model: nn.Module, tensors: Mapping[str, Tensor], outputs: Outputs) -> Folding | None:
     """A network with every batch normalisation folded that follows a layer and is in evaluation mode; None without any.
 
@@ -84,7 +89,7 @@ def fold_batch_norm(model: nn.Module, tensors: Mapping[str, Tensor], outputs: Ou
         outputs: ``outputs(module, tensors)``, what a module gives for some inputs (by ``torch.func.functional_call``):
             the network and what it is folded to must give the same, to rounding. One sample will do.
     """
-    if not any(type(m) in NORMS and not m.training for m in model.modules()) or is_compiled(model):
+    if not has_fixed_norms(model) or is_compiled(model):
         return None
     if any(has_hooks(module) or isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         return None

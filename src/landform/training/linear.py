@@ -35,10 +35,11 @@ class LinearByInput(TorchFunctionMode):
 
 def fewest_samples(model: nn.Module) -> float:
     """From how many samples on :class:`LinearByInput` is likely to make a model's passes faster: infinity if never."""
-    if is_compiled(model) or not has_onednn():
+    own = (parameter for module in model.modules() for parameter in module._parameters.values())
+    widest = max((parameter.numel() for parameter in own if parameter is not None and parameter.ndim == 2), default=0)
+    if not widest or not has_onednn() or is_compiled(model):
         return math.inf
-    widest = max((parameter.numel() for parameter in model.parameters() if parameter.ndim == 2), default=0)
-    return worthwhile() / widest if widest else math.inf
+    return worthwhile() / widest
 
 
 def linear_by_input(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
