@@ -2,9 +2,10 @@
 
 The model is trained on digits first, so that success rates mean something. Both take the same number of gradients of
 the same model; what differs is what is done around them. The two take turns, so that a busy machine slows them alike;
-times are medians with their range, success rates are of the images classified correctly when clean, over all of them.
+times are medians with their range, the ratio is the median over turns with a 95 % interval for it, and success rates
+are of the images classified correctly when clean, over all of them.
 
-    python benchmarks/attacks.py [--threads 1] [--repeats 15] [--device cpu] [--clock wall]
+    python benchmarks/attacks.py [--threads 1] [--repeats 41] [--device cpu] [--clock wall]
 
 torchattacks 3.5 is no part of the installation, as it wants other versions of what landform uses; put it beside:
 
@@ -23,6 +24,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from scipy.stats import binom
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -97,6 +99,13 @@ def times(
     return found
 
 
+def ratios(peers: list[float], ours: list[float]) -> tuple[float, float, float]:
+    """The median of the ratios turn by turn, and the order statistics between which it lies with 95 % confidence."""
+    each = sorted(peer / own for peer, own in zip(peers, ours, strict=True))
+    rank = max(int(binom.ppf(0.025, len(each), 0.5)), 1)
+    return median(each), each[rank - 1], each[-rank]
+
+
 def machine(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
@@ -109,7 +118,7 @@ def machine(device: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=41)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: for a busy machine, one thread")
     options = parser.parse_args()
@@ -136,8 +145,8 @@ def main() -> None:
                     f"  {name:8} {way:13}{median(values):8.2f} ({min(values):.2f}–{max(values):.2f})"
                     f"   success {100 * rates[way]:5.1f} %"
                 )
-            ratio = median(spent["torchattacks"]) / median(spent["landform"])
-            print(f"  {name:8} {ratio:.2f} × torchattacks' speed")
+            ratio, low, high = ratios(spent["torchattacks"], spent["landform"])
+            print(f"  {name:8} {ratio:.3f} × torchattacks' speed [{low:.3f}, {high:.3f}]")
 
 
 if __name__ == "__main__":

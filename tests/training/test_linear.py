@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from landform.training import linear
-from landform.training.linear import LinearByInput, faster, fewest_samples, has_onednn, linear_by_input, worthwhile
+from landform.training.linear import WORTHWHILE, LinearByInput, faster, fewest_samples, has_onednn, linear_by_input
 
 needs_onednn = pytest.mark.skipif(not has_onednn(), reason="this processor or PyTorch has no faster product")
 
@@ -104,7 +104,7 @@ def test_what_stays_with_pytorch() -> None:
     x, weight, bias = operands(64)
     assert not faster(x.double(), weight.double())
     assert not faster(x[:1], weight[:8])
-    assert x[:8].numel() * len(weight) < worthwhile()
+    assert x[:8].numel() * len(weight) < WORTHWHILE
     assert not faster(x[:8], weight)
     assert not faster(x[0], weight)
     assert not faster(x.to("meta"), weight.to("meta"))

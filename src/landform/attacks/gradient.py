@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -12,7 +14,8 @@ from torch.func import functional_call
 from landform.attacks.balls import Batch
 from landform.attacks.checks import check_found, check_labels, check_logits, check_models
 from landform.attacks.losses import AttackLoss, Labels, Logits, LossName, Values, cross_entropy_loss, named_loss
-from landform.models.folding import Folding, fold_batch_norm, has_fixed_norms
+from landform.models.folding import NORMS, Folding, fold_batch_norm, has_fixed_norms
+from landform.training.chain import chain, chain_by_input
 from landform.training.linear import LinearByInput, fewest_samples
 from landform.training.memory import keep_freed_memory
 
@@ -54,7 +57,6 @@ class InputGradient:
         self.targeted = targeted
         self._checked: Tensor | None = None  # the labels last checked, as every step comes with the same ones
         self._folding: Folding | Literal["untried"] | None = "untried"
-        self._fewest = fewest_samples(model)
 
     def __call__(self, x: Batch, y: Labels) -> Batch:
         if self.loss is not cross_entropy_loss:
@@ -78,16 +80,11 @@ class InputGradient:
 
     def _logits(self, x: Batch, y: Labels) -> tuple[Batch, Logits]:
         """The inputs, as leaves of a graph, and what the model gives for them, checked."""
-        model = self.model if self._checked is None else self._folded  # a single gradient does not repay the search
         if self._checked is None and x.device.type == "cpu":
             keep_freed_memory()
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            if len(x) >= self._fewest:
-                with LinearByInput():
-                    logits = model(x)
-            else:
-                logits = model(x)
+            logits = self._outputs(x)
         check_logits(logits, x)
         if y is not self._checked:
             check_labels(logits, y)
@@ -100,6 +97,19 @@ class InputGradient:
             check_found(gradient)
             self._checked = y
         return gradient
+
+    def _outputs(self, x: Batch) -> Logits:
+        """What the model gives, by the way that is fastest for a gradient by x."""
+        first = self._checked is None
+        layers = chain(self.model)
+        if layers is not None and (first or not any(type(layer) in NORMS for layer in layers)):
+            return chain_by_input(layers, x)
+        with LinearByInput() if len(x) >= self._fewest else nullcontext():
+            return self.model(x) if first else self._folded(x)  # a single gradient does not repay the search
+
+    @cached_property
+    def _fewest(self) -> float:
+        return fewest_samples(self.model)
 
     def _folded(self, x: Batch) -> Logits:
         """What the model gives, with batch normalisation folded where it can be."""

@@ -18,10 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from landform.training.vectorised import is_compiled
 
-
-def worthwhile() -> int:
-    """The multiplications from which the other library's longer way into its kernel pays, as measured."""
-    return 2**22 if torch.get_num_threads() == 1 else 2**25
+WORTHWHILE = 2**22
+"""The multiplications from which the other library's longer way into its kernel pays, as measured."""
 
 
 class LinearByInput(TorchFunctionMode):
@@ -39,7 +37,8 @@ def fewest_samples(model: nn.Module) -> float:
     widest = max((parameter.numel() for parameter in own if parameter is not None and parameter.ndim == 2), default=0)
     if not widest or not has_onednn() or is_compiled(model):
         return math.inf
-    return worthwhile() / widest
+    # The mode itself adds to every call in the network, which several threads make up for later than one.
+    return WORTHWHILE / widest * (1 if torch.get_num_threads() == 1 else 8)
 
 
 def linear_by_input(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -61,7 +60,7 @@ def faster(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and x.ndim >= 2
-        and math.prod(x.shape[:-1]) * weight.numel() >= worthwhile()
+        and math.prod(x.shape[:-1]) * weight.numel() >= WORTHWHILE
         and has_onednn()
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._functorch.maybe_current_level()
