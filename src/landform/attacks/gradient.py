@@ -32,9 +32,11 @@ class Evaluated:
 class InputGradient:
     """∇_x J(f(x), y) of each sample, for an attack to climb; of −J where the attack is ``targeted``.
 
-    Samples do not meet, the model's parameters gather no gradients, and what they require is left as it is. From the
-    second gradient on, batch normalisation is folded into the layers before it where that is possible (see
-    :func:`~landform.models.folding.fold_batch_norm`), which changes nothing but rounding.
+    Samples do not meet, the model's parameters gather no gradients, and what they require is left as it is. A
+    sequence of PyTorch's own layers is run so that it keeps less (see
+    :func:`~landform.training.chain.chain_by_input`); otherwise, from the second gradient on, batch normalisation is
+    folded into the layers before it where that is possible (see :func:`~landform.models.folding.fold_batch_norm`).
+    Neither changes anything but rounding.
 
     Arguments:
         model: raw inputs in, logits (batch, classes) out, in evaluation mode.
