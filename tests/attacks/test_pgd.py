@@ -44,19 +44,35 @@ def clip(z, x, eps):
     return torch.min(torch.max(z, x - eps), x + eps).clamp(0, 1)
 
 
+@pytest.mark.parametrize("labels", [[0.0, 1.5, 2.0, 3.0], [True, False, True, False]])
+def test_labels_are_not_rounded(model, batch, labels):
+    for found in (InputGradient(model), InputGradient(model).evaluate):
+        with pytest.raises(TypeError, match="int64"):
+            found(batch[0], torch.tensor(labels))
+
+
+@pytest.mark.parametrize("label", [-100, -1, 5])
+def test_labels_that_are_no_classes(model, batch, label):
+    y = batch[1].clone()
+    y[2] = label
+    for found in (InputGradient(model), InputGradient(model).evaluate):
+        with pytest.raises(ValueError, match=f"y holds the label {label}"):
+            found(batch[0], y)
+
+
 @pytest.mark.parametrize("targeted", [False, True])
 def test_gradient_alone_and_with_its_losses(model, batch, targeted):
-    """The first one and later ones, after the labels were written over, with labels of 32 bits, and in float32."""
+    """The first one and later ones, after the labels were written over, and in float32."""
     x, y = batch[0], batch[1].clone()
     gradient, sign = InputGradient(model, targeted=targeted), -1 if targeted else 1
-    for labels in (y, y, y.add_(1).remainder_(5), y.int()):
-        expected = sign * plain_gradient(model, x, labels.long())
-        torch.testing.assert_close(gradient(x, labels), expected, rtol=1e-11, atol=1e-14)
-        if labels is y:
-            found = gradient.evaluate(x, y)
-            torch.testing.assert_close(found.gradient, expected, rtol=1e-11, atol=1e-14)
-            losses = F.cross_entropy(model(x), y, reduction="none")
-            torch.testing.assert_close(found.losses, sign * losses, rtol=1e-12, atol=0)
+    for shift in (0, 0, 1):
+        y.add_(shift).remainder_(5)
+        expected = sign * plain_gradient(model, x, y)
+        torch.testing.assert_close(gradient(x, y), expected, rtol=1e-11, atol=1e-14)
+        found = gradient.evaluate(x, y)
+        torch.testing.assert_close(found.gradient, expected, rtol=1e-11, atol=1e-14)
+        losses = F.cross_entropy(model(x), y, reduction="none")
+        torch.testing.assert_close(found.losses, sign * losses, rtol=1e-12, atol=0)
     model.float()
     expected = sign * plain_gradient(model, x.float(), y)
     torch.testing.assert_close(gradient(x.float(), y), expected, rtol=1e-4, atol=1e-6)

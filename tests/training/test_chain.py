@@ -29,6 +29,7 @@ CHAINS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "layer norm": (lambda: nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 3)), (5, 2, 6)),
     "a layer twice": (lambda: nn.Sequential(nn.Conv2d(2, 2, 1), relu, nn.Tanh(), nn.Conv2d(2, 2, 1), relu), Images),
     "no affine weights": (lambda: nn.GroupNorm(2, 4, affine=False), (5, 4, 2, 2)),
+    "no affine bias": (lambda: nn.GroupNorm(2, 4, bias=False), (5, 4, 2, 2)),
     "nothing": (nn.Sequential, (5, 6)),
 }
 

@@ -67,8 +67,7 @@ def check_batch(x: Float[Tensor, "batch ..."], y: Int[Tensor, " batch"] | None) 
         )
     if y is None:
         return
-    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise TypeError(f"y is {y.dtype}; labels are whole numbers, int64")
+    _check_label_type(y)
     if y.shape != x.shape[:1]:
         raise ValueError(f"y has shape {tuple(y.shape)}; must be ({len(x)},), a label for each of x")
     if int(y.min()) < 0:
@@ -91,11 +90,19 @@ def check_labels(logits: Float[Tensor, "batch classes"], y: Int[Tensor, " batch"
 
     Raises:
         ValueError: it has not.
+        TypeError: labels that are not int64.
     """
-    if int(y.max()) >= logits.shape[1]:
-        raise ValueError(f"y holds the label {int(y.max())}, but the model has {logits.shape[1]} classes")
+    _check_label_type(y)
+    for label in y.aminmax():
+        if not 0 <= int(label) < logits.shape[1]:
+            raise ValueError(f"y holds the label {int(label)}, but the model has {logits.shape[1]} classes")
     if not all_finite(logits):
         raise ValueError("model: gave logits that are not finite")
+
+
+def _check_label_type(y: Tensor) -> None:
+    if y.dtype != torch.int64:
+        raise TypeError(f"y is {y.dtype}; labels are whole numbers, int64")
 
 
 def check_positive(**values: float | None) -> None:

@@ -46,6 +46,7 @@ class InputGradient:
     Raises:
         ValueError: a model in training mode, an unknown loss; when called: outputs that are not logits, labels beyond
             the classes, a loss of another shape, logits or gradients that are not finite.
+        TypeError: when called: labels that are not int64.
 
     >>> gradient = InputGradient(nn.Linear(3, 2).eval())
     >>> gradient(torch.rand(4, 3), torch.tensor([0, 1, 1, 0])).shape
@@ -66,7 +67,7 @@ class InputGradient:
         x, logits = self._logits(x, y)
         # Of cross-entropy by the logits: softmax(z) − onehot(y).
         minus_one = logits.new_full((len(y), 1), -1.0)
-        by_logits = torch.softmax(logits.detach(), 1).scatter_add_(1, y.long().unsqueeze(1), minus_one)
+        by_logits = torch.softmax(logits.detach(), 1).scatter_add_(1, y.unsqueeze(1), minus_one)
         return self._passed_back(logits, x, y, by_logits)
 
     def evaluate(self, x: Batch, y: Labels) -> Evaluated:

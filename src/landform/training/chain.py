@@ -70,7 +70,7 @@ def _group_norm(layer: nn.GroupNorm, x: Tensor) -> Tensor:
     """Group normalisation as a layer normalisation of each group, which has a fast backward pass."""
     groups = x.reshape(len(x), layer.num_groups, -1)
     out = F.layer_norm(groups, groups.shape[2:], eps=layer.eps).view(x.shape)
-    if not layer.affine:
+    if layer.weight is None:
         return out
-    weight, bias = (parameter.view(-1, *(1,) * (x.ndim - 2)) for parameter in (layer.weight, layer.bias))
-    return torch.addcmul(bias, out, weight)
+    weight = layer.weight.view(-1, *(1,) * (x.ndim - 2))
+    return out * weight if layer.bias is None else torch.addcmul(layer.bias.view_as(weight), out, weight)
